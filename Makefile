@@ -1,0 +1,45 @@
+# Everything a developer types. `make help` lists it.
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+PROTOS := $(shell find protos -name '*.proto')
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format protos clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+venv: $(STAMP) ## Make .venv with everything pinned in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "==> Python environment in $(VENV) (several minutes the first time)"
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 2>&1 | grep -v 'is ignored: it is' || true
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 \
+	  || { tail -n 20 $(VENV)/install.log; exit 1; }
+	@touch $@
+
+demo: venv ## Real weights, real services, three adapters, one bill
+	@$(VENV)/bin/loramux demo
+
+test: venv ## Every test; makes what it needs
+	@$(PY) -m tests.prepare
+	@$(PY) -m pytest -n 2 --dist loadgroup
+
+lint: venv ## ruff, mypy strict, buf lint and breaking, drift of generated code
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/buf lint
+	tools/check_protos
+
+format: venv ## Let ruff rewrite what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+protos: venv ## Generate the Python code of protos/
+	tools/generate_protos .
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""loramux: the SDK and command line of the LoRA adapter server."""

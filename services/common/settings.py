@@ -1,0 +1,61 @@
+"""What every service can be told. A service's own settings inherit from this."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Each field can be given as an option or as a variable; `--help` lists them all.
+
+    Secrets are best given as variables: options show in the process list.
+    """
+
+    model_config = SettingsConfigDict(cli_kebab_case=True, cli_implicit_flags=True, frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    advertise_host: str = Field("", description="Host that others reach this service by; empty means host.")
+    address_file: Path | None = Field(
+        None,
+        description="File that receives host:port once the service is ready to serve.",
+    )
+    internal_secret: SecretStr = Field(
+        description="Shared secret of calls between the services; at least 32 characters.",
+        min_length=32,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="Least severe event to log.",
+    )
+    drain_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="Seconds that running calls get to end after SIGTERM.",
+    )
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], program: str) -> Self:
+        """Read options, then variables. Prints what is wrong, by field and bound, and exits with 2."""
+        try:
+            options: CliSettingsSource[Self] = CliSettingsSource(
+                cls,
+                cli_parse_args=list(arguments),
+                cli_prog_name=program,
+            )
+            return CliApp.run(cls, cli_args=[], cli_settings_source=options)
+        except ValidationError as error:
+            prefix = cls.model_config.get("env_prefix", "")
+            for problem in error.errors(include_input=False, include_url=False):
+                field = ".".join(str(part) for part in problem["loc"])
+                option = field.replace("_", "-")
+                print(  # noqa: T201 - before logging is set up
+                    f"{program}: --{option} (or {prefix.upper()}{field.upper()}): {problem['msg']}",
+                    file=sys.stderr,
+                )
+            raise SystemExit(2) from None

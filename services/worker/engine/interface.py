@@ -1,0 +1,136 @@
+"""The seam between a worker and what computes: the torch engine today, vLLM where one machine is too small.
+
+Everything here is plain Python. An engine owns its device and a thread or process of its own; its methods
+are called from the worker's event loop and never block it.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one sequence's tokens are chosen; fields and ranges as in sampling.proto, checked and complete."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    """How many alternatives to report; None reports no log probabilities at all."""
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One sequence to run."""
+
+    request_id: str
+    account_id: str
+    """Cached prefixes are never shared across accounts."""
+    prompt: Sequence[int]
+    """Token ids; at least one."""
+    sampling: Sampling
+    adapter: str | None = None
+    """Content digest of a loaded adapter; None runs the base."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithms of probabilities under the model's own distribution."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, logprob) of the likeliest tokens, likeliest first."""
+
+
+class Finish(Enum):
+    """Why a sequence ended. Stop strings are the worker's business: it cancels."""
+
+    STOP = auto()
+    LENGTH = auto()
+
+
+@dataclass(frozen=True)
+class EngineOutput:
+    """What one or more steps produced for one sequence. The last one carries `finish`."""
+
+    token_ids: tuple[int, ...]
+    """A stop token that ended the sequence is not among them."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of token_ids, or none."""
+    cached_tokens: int = 0
+    """How many prompt tokens came from the prefix cache."""
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter on local disk, fetched and checked."""
+
+    digest: str
+    folder: Path
+    """Holds adapter_config.json and adapter_model.safetensors, and nothing else that is read."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A moment of an engine."""
+
+    running: int
+    waiting: int
+    adapters: Mapping[str, int]
+    """Pins by digest of each resident adapter."""
+    adapter_bytes: Mapping[str, int]
+    prompt_tokens_total: int
+    completion_tokens_total: int
+
+
+class EngineStoppedError(Exception):
+    """The engine has stopped or failed; the sequence did not end by itself."""
+
+
+class Engine(Protocol):
+    """Runs sequences of one base model on one device, each with an adapter or without."""
+
+    @property
+    def context_length(self) -> int:
+        """The longest prompt and output together, in tokens."""
+        ...
+
+    def adapter(self, files: AdapterFiles) -> AbstractAsyncContextManager[None]:
+        """Hold an adapter resident while the context lasts.
+
+        Loads it first where needed: once for all who ask at the same time, without holding up running
+        sequences, evicting the least recently used one that nobody holds. Waits for a slot when all are held.
+        Raises services.common.errors.InvalidFieldError for files that the engine cannot apply exactly.
+        """
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Run a sequence; its adapter must be held. Closing the iterator ends it and frees what it has.
+
+        Never waits for the consumer: what is not yet taken is joined into the next output.
+        Raises EngineStoppedError when the engine cannot go on with it.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Counts as of the last step."""
+        ...
+
+    async def stop(self) -> None:
+        """End what runs with EngineStoppedError, and free the device."""
+        ...
