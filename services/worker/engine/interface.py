@@ -4,7 +4,7 @@ Everything here is plain Python. An engine owns its device and a thread or proce
 are called from the worker's event loop and never block it.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -119,7 +119,7 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         """Run a sequence; its adapter must be held. Closing the iterator ends it and frees what it has.
 
         Never waits for the consumer: what is not yet taken is joined into the next output.

@@ -29,6 +29,8 @@ def prepare(wheel: Path, out: Path) -> None:
     """
     if is_complete(out):
         return
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BaseFolderError(f"{out} holds something else; remove it or name another place")
     _check(wheel)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside `out`, not in /tmp: a rename does not cross file systems.

@@ -1,0 +1,1 @@
+"""The command line. Needs the `cli` extra."""

@@ -1,0 +1,57 @@
+"""`loramux keys`."""
+
+from typing import Annotated
+
+import typer
+
+from loramux.cli import console, session
+
+app = typer.Typer(no_args_is_help=True, help="List, create and revoke API keys.")
+
+
+@app.command("list")
+def list_(context: typer.Context, account: session.Account = "", as_json: session.Json = False) -> None:
+    """List the account's keys; their secrets are never shown again."""
+    with session.client(context) as client:
+        found = list(client.list_keys(account_id=account))
+    if as_json:
+        console.print_json(found)
+        return
+    console.table(
+        ["ID", "BEGINS", "DESCRIPTION", "CREATED", "REVOKED"],
+        (
+            [
+                key.id,
+                f"{key.prefix}...",
+                key.description,
+                key.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
+                key.revoke_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
+                if key.HasField("revoke_time")
+                else "",
+            ]
+            for key in found
+        ),
+    )
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    description: Annotated[str, typer.Argument(help="What it is for.")] = "",
+    account: session.Account = "",
+) -> None:
+    """Make a key. stdout gets the key and nothing else; it is shown this once."""
+    with session.client(context) as client:
+        made = client.create_key(description, account_id=account)
+    console.note(f"key {made.key.id} of {made.key.account_id}; it is not shown again:", "dim")
+    typer.echo(made.secret)
+
+
+@app.command()
+def revoke(
+    context: typer.Context, key_id: Annotated[str, typer.Argument(help="Its id, as `keys list` shows it.")]
+) -> None:
+    """End a key for good."""
+    with session.client(context) as client:
+        client.revoke_key(key_id)
+    console.note(f"key {key_id} is revoked")

@@ -1,0 +1,283 @@
+"""The async client."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from loramux import connection, deployments, errors, requests
+from loramux.account.v1 import account_pb2, account_pb2_grpc
+from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
+from loramux.inference.v1 import inference_pb2_grpc
+from loramux.streams import DeploymentWatch, GenerateStream, raise_unless_task_cancelled
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Client:
+    """Speaks to a gateway, inside a running event loop. Use it as `async with`, or `close` it.
+
+    Every method raises a subclass of `loramux.errors.LoramuxError` when the call fails. Calls that are safe
+    to repeat are repeated where the service is unavailable; see `loramux.retry`. Deployments, accounts, keys,
+    usage records and bills are the messages of `loramux.deployment.v1` and `loramux.account.v1`.
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        api_key: str | None = None,
+        *,
+        tls: bool | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        """`target` is host:port, http://host[:port] or https://host[:port]; `tls` overrides the scheme.
+
+        What is not given comes from LORAMUX_TARGET and LORAMUX_API_KEY, then from the `loramux up` that runs
+        on this machine. `timeout` is in seconds and holds for calls other than streams.
+        Raises MissingSettingError or ValueError.
+        """
+        self._connection = connection.resolve(target, api_key, tls=tls)
+        self._timeout = timeout
+        self._opened: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what runs and close the connection. A later call opens another."""
+        if self._opened is not None:
+            channel, self._opened = self._opened, None
+            await channel.close()
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | None = None,
+        *,
+        messages: Sequence[requests.Message] | None = None,
+        token_ids: Sequence[int] | None = None,
+        request_id: str = "",
+        timeout: float | None = None,
+        **sampling: Unpack[requests.Sampling],
+    ) -> GenerateStream:
+        """Start an answer of a base model or a deployment (`account/name`).
+
+        Exactly one of `prompt` (plain text), `messages` (chat, `{"role": ..., "content": ...}`) and
+        `token_ids`. `request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
+        for the whole stream. Raises ValueError or TypeError on arguments that have no form on the wire.
+        """
+        request = requests.generate(
+            model, prompt, messages=messages, token_ids=token_ids, request_id=request_id, sampling=sampling
+        )
+        stub = inference_pb2_grpc.InferenceServiceStub(self._channel())
+        return GenerateStream(stub.Generate(request, timeout=timeout, metadata=self._connection.metadata))
+
+    async def list_base_models(self) -> list[deployment_pb2.BaseModel]:
+        """The base models that adapters can be deployed on, with their prices."""
+        found: list[deployment_pb2.BaseModel] = []
+        request = deployment_pb2.ListBaseModelsRequest()
+        while True:
+            response = await self._call(self._deployments().ListBaseModels, request)
+            found += response.base_models
+            if not response.next_page_token:
+                return found
+            request.page_token = response.next_page_token
+
+    async def create_deployment(
+        self,
+        deployment_id: str,
+        hub_repo: str,
+        *,
+        revision: str = "",
+        hub_token: str = "",
+        base_model: str = "",
+    ) -> deployment_pb2.Deployment:
+        """Take a name for an adapter on the Hub; returns at once. `wait_until_running` tells how it went.
+
+        An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
+        `hub_token` is for private and gated repositories.
+        """
+        request = requests.create_deployment(deployment_id, hub_repo, revision, hub_token, base_model)
+        return (await self._call(self._deployments().CreateDeployment, request)).deployment
+
+    async def get_deployment(self, name: str) -> deployment_pb2.Deployment:
+        """By `account/name`."""
+        request = deployment_pb2.GetDeploymentRequest(name=name)
+        return (await self._call(self._deployments().GetDeployment, request)).deployment
+
+    async def list_deployments(self, *, page_size: int = 0) -> AsyncIterator[deployment_pb2.Deployment]:
+        """All of the account's, fetched page by page; 0 leaves the page's size to the server."""
+        request = deployment_pb2.ListDeploymentsRequest(page_size=page_size)
+        while True:
+            response = await self._call(self._deployments().ListDeployments, request)
+            for deployment in response.deployments:
+                yield deployment
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def update_deployment(
+        self,
+        name: str,
+        *,
+        hub_repo: str = "",
+        revision: str = "",
+        hub_token: str | None = None,
+        etag: str = "",
+    ) -> deployment_pb2.Deployment:
+        """Bring a new adapter version under the name; the old one serves until the new one is loaded.
+
+        An empty `hub_repo` keeps the repository, an empty `revision` means the default branch. `hub_token`:
+        None keeps the stored one, empty removes it. `etag`: change only what was read, else StaleEtagError.
+        """
+        request = deployment_pb2.UpdateDeploymentRequest(
+            name=name, hub_repo=hub_repo, revision=revision, hub_token=hub_token, etag=etag
+        )
+        return (await self._call(self._deployments().UpdateDeployment, request)).deployment
+
+    async def delete_deployment(self, name: str, *, etag: str = "") -> deployment_pb2.Deployment:
+        """Give the name back."""
+        request = deployment_pb2.DeleteDeploymentRequest(name=name, etag=etag)
+        return (await self._call(self._deployments().DeleteDeployment, request)).deployment
+
+    def watch_deployment(self, name: str, *, timeout: float | None = None) -> DeploymentWatch:
+        """The deployment as it is, then at each change, until it is deleted. `timeout` in seconds."""
+        request = deployment_pb2.WatchDeploymentRequest(name=name)
+        call = self._deployments().WatchDeployment(
+            request, timeout=timeout, metadata=self._connection.metadata
+        )
+        return DeploymentWatch(call)
+
+    async def wait_until_running(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # seconds; becomes the call's deadline
+        on_change: Callable[[deployment_pb2.Deployment], object] = lambda _deployment: None,
+    ) -> deployment_pb2.Deployment:
+        """Wait until the deployment serves and no update of it is under way, through a gateway's restart too.
+
+        `on_change` is told every state on the way.
+        Raises DeploymentFailedError when it never will, DeadlineExceededError after `timeout` seconds.
+        """
+        wait = deployments.Wait(name, timeout)
+        while True:
+            try:
+                async for deployment in self.watch_deployment(name, timeout=wait.seconds_left()):
+                    on_change(deployment)
+                    if wait.is_over(deployment):
+                        return deployment
+            except errors.UnavailableError:
+                if not wait.may_watch_again():
+                    raise
+            else:
+                raise wait.ended_early()
+
+    async def get_account(self, account_id: str = "") -> account_pb2.Account:
+        """The caller's own; any account by id for the operator."""
+        request = account_pb2.GetAccountRequest(account_id=account_id)
+        return (await self._call(self._accounts().GetAccount, request)).account
+
+    async def create_key(
+        self, description: str = "", *, account_id: str = ""
+    ) -> account_pb2.CreateKeyResponse:
+        """A new API key; `secret` is shown this once. Another account's needs the operator's key."""
+        request = account_pb2.CreateKeyRequest(account_id=account_id, description=description)
+        return await self._call(self._accounts().CreateKey, request)
+
+    async def list_keys(self, *, account_id: str = "") -> AsyncIterator[account_pb2.Key]:
+        """All keys of the account, revoked ones too; never their secrets."""
+        request = account_pb2.ListKeysRequest(account_id=account_id)
+        while True:
+            response = await self._call(self._accounts().ListKeys, request)
+            for key in response.keys:
+                yield key
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def revoke_key(self, key_id: str) -> account_pb2.Key:
+        """By id, as lists show it. Every gateway refuses the key within 5 seconds."""
+        request = account_pb2.RevokeKeyRequest(key_id=key_id)
+        return (await self._call(self._accounts().RevokeKey, request)).key
+
+    async def list_usage(
+        self, *, model: str = "", account_id: str = "", page_size: int = 0
+    ) -> AsyncIterator[account_pb2.UsageRecord]:
+        """Usage records, newest first, fetched page by page; only one model's where named."""
+        request = account_pb2.ListUsageRequest(account_id=account_id, model=model, page_size=page_size)
+        while True:
+            response = await self._call(self._accounts().ListUsage, request)
+            for record in response.records:
+                yield record
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def get_bill(
+        self, *, account_id: str = "", start: datetime | None = None, end: datetime | None = None
+    ) -> account_pb2.GetBillResponse:
+        """Usage summed by model and price, from `start` (None: the account's beginning) to `end` (None: now)."""
+        return await self._call(self._accounts().GetBill, requests.get_bill(account_id, start, end))
+
+    async def create_account(
+        self,
+        account_id: str,
+        *,
+        credit_pico_usd: int = 0,
+        max_in_flight: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+    ) -> account_pb2.Account:
+        """Operator. A limit that is None takes the operator's default."""
+        request = requests.create_account(
+            account_id, credit_pico_usd, max_in_flight, requests_per_minute, tokens_per_minute
+        )
+        return (await self._call(self._accounts().CreateAccount, request)).account
+
+    async def grant_credit(self, account_id: str, amount_pico_usd: int) -> account_pb2.Account:
+        """Operator. Adds to the account's credit; a retry adds nothing twice."""
+        request = requests.grant_credit(account_id, amount_pico_usd)
+        return (await self._call(self._accounts().GrantCredit, request)).account
+
+    def _channel(self) -> grpc.aio.Channel:
+        # A channel belongs to the event loop that it is made in, so it is made at the first call.
+        if self._opened is None:
+            where = self._connection
+            if where.tls:
+                self._opened = grpc.aio.secure_channel(
+                    where.address, grpc.ssl_channel_credentials(), options=where.options
+                )
+            else:
+                self._opened = grpc.aio.insecure_channel(where.address, options=where.options)
+        return self._opened
+
+    def _deployments(self) -> "deployment_pb2_grpc.DeploymentServiceAsyncStub":
+        return deployment_pb2_grpc.DeploymentServiceStub(self._channel())
+
+    def _accounts(self) -> "account_pb2_grpc.AccountServiceAsyncStub":
+        return account_pb2_grpc.AccountServiceStub(self._channel())
+
+    async def _call(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request
+    ) -> Response:
+        try:
+            return await method(request, timeout=self._timeout, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise errors.from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            raise_unless_task_cancelled()
+            raise

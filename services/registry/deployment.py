@@ -1,0 +1,101 @@
+"""What a deployment is. Values only; `lifecycle` says how one becomes the next."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class State(Enum):
+    """As the API names them; the values are stored."""
+
+    INITIALIZING = "INITIALIZING"
+    """Its adapter is being checked on the Hub."""
+    DEPLOYING = "DEPLOYING"
+    """A worker loads it, or none is there yet."""
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+    DELETED = "DELETED"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a deployment, or its last update, failed."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """An adapter's content as it was admitted; never changes."""
+
+    hub_repo: str
+    commit: str
+    config_sha256: str
+    weights_sha256: str
+    size_bytes: int
+    rank: int
+    target_modules: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over both files' digests, a line each."""
+        text = f"{self.config_sha256}\n{self.weights_sha256}\n"
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as asked for and, once admitted, as it is."""
+
+    hub_repo: str
+    revision: str
+    """Branch, tag or commit; empty means the default branch."""
+    hub_token: bytes | None = None
+    """Sealed."""
+    version: AdapterVersion | None = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One name of one account. Every change gives a new value with `version` one higher."""
+
+    uid: str
+    account: str
+    deployment_id: str
+    base_model: str
+    state: State
+    adapter: Adapter
+    """What serves, or is being brought to serve first."""
+    create_time: datetime
+    update_time: datetime
+    candidate: Adapter | None = None
+    """What will replace `adapter`, while an update is under way."""
+    failure: Failure | None = None
+    status_message: str = ""
+    version: int = 1
+    generation: int = 1
+    """Counts what its owner asked for; work begun for an earlier one is void."""
+
+    @property
+    def name(self) -> str:
+        """`account/deployment_id`."""
+        return f"{self.account}/{self.deployment_id}"
+
+    @property
+    def etag(self) -> str:
+        """Differs after every change."""
+        return hashlib.sha256(f"{self.uid} {self.version}".encode()).hexdigest()[:16]
+
+    @property
+    def pending(self) -> Adapter:
+        """The adapter last asked for."""
+        return self.candidate or self.adapter
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there is work to do to get where its owner wants it."""
+        return self.state in (State.INITIALIZING, State.DEPLOYING) or self.candidate is not None

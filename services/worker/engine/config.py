@@ -1,0 +1,32 @@
+"""What an engine is built from."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """One base model on one device, and how much of the device it may use."""
+
+    base_folder: Path
+    """A Hugging Face model folder: config.json and safetensors."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the device computes in it, else float32."""
+    threads: int = 0
+    """CPU threads of one step; 0 takes all the cores this process may run on."""
+    adapter_slots: int = 32
+    """Adapters resident at once."""
+    max_sequences: int = 64
+    """Sequences running at once; more wait."""
+    kv_tokens: int = 65_536
+    """Tokens whose keys and values fit, over all sequences; rounded up to whole blocks."""
+    prefill_tokens: int = 512
+    """Prompt tokens one step takes in at most, so that a long prompt does not stall the others' tokens."""
+    block_size: int = 16
+    """Tokens of one block of keys and values."""
+
+    def resolved_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))

@@ -1,0 +1,152 @@
+"""The engine's own thread: takes sequences in, steps while there are any, and hands their tokens out."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import torch
+from torch import Tensor
+
+from services.common.logs import get_logger
+from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish
+from services.worker.engine.model_runner import ModelRunner
+from services.worker.engine.sampler import Sampled, SampleRow, sample
+from services.worker.engine.scheduler import Chunk, Scheduler
+from services.worker.engine.sequence import Sequence
+from services.worker.engine.streams import Outbox
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopStats:
+    """Counts as of the last step."""
+
+    running: int = 0
+    waiting: int = 0
+    prompt_tokens_total: int = 0
+    completion_tokens_total: int = 0
+
+
+class EngineLoop:
+    """Owns the scheduler and the runner; all but its thread go through `submit`, `cancel` and `stop`."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner, outbox: Outbox, *, threads: int) -> None:
+        self._scheduler = scheduler
+        self._runner = runner
+        self._outbox = outbox
+        self._threads = threads
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopping = False
+        self._ended = False
+        self._ending = threading.Lock()
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self.stats = LoopStats()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Run a sequence; its outputs, or the error that ended it, come through its stream."""
+        with self._ending:
+            if not self._ended:
+                self._inbox.put(lambda: self._scheduler.add(sequence))
+                return
+        sequence.stream.put(EngineStoppedError("the engine has stopped"))
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence before the next step; nothing more comes through its stream."""
+        self._inbox.put(lambda: self._scheduler.remove(sequence))
+
+    def stop(self) -> None:
+        """End every sequence with EngineStoppedError after the current step, and the thread; waits for it."""
+        self._inbox.put(self._begin_stop)
+        self._thread.join()
+
+    def step(self) -> None:
+        """One round: schedule, run, postprocess. A failure ends the sequences that took part, and no others."""
+        chunks = self._scheduler.schedule()
+        try:
+            logits = self._runner.run(chunks)
+            self._postprocess(chunks, logits)
+        except Exception as error:  # out of memory, a defect: whatever it is, the others go on
+            _log.exception("engine_step_failed", error=type(error).__name__, sequences=len(chunks))
+            for chunk in chunks:
+                self._end(chunk.sequence, EngineStoppedError("the step failed"))
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            while not self._stopping:
+                self._take_in()
+                if self._scheduler.has_work and not self._stopping:
+                    self.step()
+                self._publish()
+        except Exception:  # a defect of the loop itself: nobody may be left waiting for it
+            _log.exception("engine_loop_failed")
+        finally:
+            self._end_all()
+
+    def _take_in(self) -> None:
+        """Do what has come in; with nothing to run, wait for it."""
+        if not self._scheduler.has_work:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _postprocess(self, chunks: list[Chunk], logits: Tensor) -> None:
+        for chunk in chunks:
+            chunk.sequence.computed = chunk.end
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
+        for sequence, sampled in zip(sampling, sample(logits, rows), strict=True):
+            self._advance(sequence, sampled)
+
+    def _advance(self, sequence: Sequence, sampled: Sampled | None) -> None:
+        """Append a token to its sequence, or end the sequence."""
+        if not sequence.counted:
+            sequence.counted = True
+            self._prompt_tokens += sequence.prompt_length
+        if sampled is None:
+            _log.warning("sequence_not_finite", request_id=sequence.request.request_id)
+            self._end(sequence, EngineStoppedError("the model gave numbers that are not finite"))
+            return
+        if sampled.token_id in sequence.stop_ids:
+            self._end(sequence, EngineOutput((), finish=Finish.STOP))
+            return
+        sequence.tokens.append(sampled.token_id)
+        self._completion_tokens += 1
+        last = sequence.output_length >= sequence.request.sampling.max_tokens
+        output = EngineOutput(
+            (sampled.token_id,),
+            logprobs=() if sampled.logprob is None else (sampled.logprob,),
+            finish=Finish.LENGTH if last else None,
+        )
+        if last:
+            self._end(sequence, output)
+        else:
+            self._outbox.post(sequence.stream, output)
+
+    def _end(self, sequence: Sequence, item: EngineOutput | Exception) -> None:
+        self._scheduler.remove(sequence)
+        self._outbox.post(sequence.stream, item)
+
+    def _end_all(self) -> None:
+        with self._ending:  # after this nobody can come in and be forgotten
+            self._ended = True
+            while not self._inbox.empty():
+                self._inbox.get()()
+        for sequence in self._scheduler.sequences():
+            self._end(sequence, EngineStoppedError("the engine has stopped"))
+        self._publish()
+
+    def _begin_stop(self) -> None:
+        self._stopping = True
+
+    def _publish(self) -> None:
+        """Make the step's counts and outputs seen; counts first, so who has an output sees them with it."""
+        self.stats = LoopStats(
+            self._scheduler.running, self._scheduler.waiting, self._prompt_tokens, self._completion_tokens
+        )
+        self._outbox.send()

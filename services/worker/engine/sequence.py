@@ -1,0 +1,43 @@
+"""A sequence, with all the state that it has while it runs."""
+
+from dataclasses import dataclass, field
+
+from services.worker.engine.adapter import LoadedAdapter
+from services.worker.engine.interface import EngineRequest
+from services.worker.engine.streams import OutputStream
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A request on its way; only the engine's thread touches it once it is submitted."""
+
+    request: EngineRequest
+    adapter: LoadedAdapter | None
+    """Kept here too, so that weights outlive their slot until the last step that uses them."""
+    stop_ids: frozenset[int]
+    """Tokens that end the sequence: the request's own, and the model's unless the request ignores them."""
+    stream: OutputStream
+    tokens: list[int] = field(init=False)
+    """Prompt, then output."""
+    computed: int = 0
+    """Tokens whose keys and values are in the cache; always fewer than `tokens`."""
+    blocks: list[int] = field(default_factory=list)
+    """The block table: block i holds the keys and values of tokens i * block_size and on."""
+    counted: bool = False
+    """Whether the prompt is in the totals; a preempted sequence is computed again and counted once."""
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def output_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled; 1 while decoding."""
+        return len(self.tokens) - self.computed

@@ -1,0 +1,161 @@
+"""One request from prompt to last chunk: its adapter held, its sequence run, its text and stop strings."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from services.common import errors, logs
+from services.worker.adapter_version import AdapterVersion
+from services.worker.adapters import Adapters, engine_stopped
+from services.worker.engine.interface import (
+    Engine,
+    EngineOutput,
+    EngineRequest,
+    EngineStoppedError,
+    Finish,
+    Sampling,
+    TokenLogprob,
+)
+from services.worker.text import Decoder, TextStream
+
+_RETRY_AFTER = 1.0
+
+_log = logs.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, checked by the gateway."""
+
+    request_id: str
+    account_id: str
+    adapter: AdapterVersion | None
+    """None runs the base."""
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What was produced since the last chunk."""
+
+    text: str
+    """Whole characters; may lag behind token_ids while it can be the beginning of a stop string."""
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a request ended."""
+
+    finish: Finish
+    stop: str
+    """The stop string that ended it; empty where none did."""
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    """All that were produced, those of the stop string included."""
+
+
+@dataclass
+class Totals:
+    """Tokens since the start, as the gateways were told."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Generator:
+    """Runs requests on one engine. A reader that lags gets what came meanwhile in one chunk: the engine joins it."""
+
+    def __init__(self, engine: Engine, adapters: Adapters, decoder: Decoder, *, max_requests: int) -> None:
+        """`max_requests` counts those that run and those that wait; `decoder` is the base's tokenizer."""
+        self._engine = engine
+        self._adapters = adapters
+        self._decoder = decoder
+        self._max_requests = max_requests
+        self._requests = 0
+        self._draining = False
+        self.totals = Totals()
+
+    def drain(self) -> None:
+        """Refuse new requests from now on."""
+        self._draining = True
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk | Summary]:
+        """Yield chunks, then one summary. Closing the iterator ends the sequence and drops its pin at once.
+
+        Raises UnavailableError DRAINING, QUEUE_FULL or ENGINE_STOPPED, InvalidFieldError, and whatever
+        fetching the adapter raises.
+        """
+        with self._place():
+            adapter = request.adapter
+            async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
+                sequence = EngineRequest(
+                    request_id=request.request_id,
+                    account_id=request.account_id,
+                    prompt=request.prompt,
+                    sampling=request.sampling,
+                    adapter=adapter.digest if adapter is not None else None,
+                )
+                async with aclosing(self._chunks(sequence, request.stop)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+
+    async def _chunks(
+        self, sequence: EngineRequest, stops: tuple[str, ...]
+    ) -> AsyncGenerator[Chunk | Summary]:
+        text = TextStream(self._decoder, stops)
+        cached, produced = None, 0
+        try:
+            async with aclosing(self._engine.generate(sequence)) as outputs:
+                async for output in outputs:
+                    if cached is None:
+                        cached = output.cached_tokens
+                        self.totals.prompt_tokens += len(sequence.prompt)
+                    chunk = _chunk_of(output, text)
+                    produced += len(chunk.token_ids)
+                    self.totals.completion_tokens += len(chunk.token_ids)
+                    if chunk.text or chunk.token_ids:
+                        yield chunk
+                    finish = output.finish if text.stop is None else Finish.STOP
+                    if finish is not None:
+                        yield Summary(finish, text.stop or "", len(sequence.prompt), cached, produced)
+                        return
+        except EngineStoppedError:
+            _log.warning("sequence_ended_by_engine")
+        raise engine_stopped()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._draining:
+            raise errors.UnavailableError(
+                "DRAINING", "the worker is stopping and takes no new requests", retry_after=_RETRY_AFTER
+            )
+        if self._requests >= self._max_requests:
+            raise errors.UnavailableError(
+                "QUEUE_FULL",
+                f"the worker has {self._max_requests} requests running and waiting, and takes no more",
+                retry_after=_RETRY_AFTER,
+            )
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+
+def _chunk_of(output: EngineOutput, text: TextStream) -> Chunk:
+    """Up to the token that completes a stop string; the engine may have run further."""
+    pieces: list[str] = []
+    used = 0
+    for token_id in output.token_ids:
+        pieces.append(text.push(token_id))
+        used += 1
+        if text.stop is not None:
+            break
+    if output.finish is not None and text.stop is None:
+        pieces.append(text.finish())
+    return Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used])

@@ -1,0 +1,51 @@
+"""What a worker can be told."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import ServiceSettings
+
+
+class WorkerSettings(ServiceSettings):
+    """Options and variables (`LORAMUX_WORKER_*`) of `python -m services.worker`."""
+
+    model_config = SettingsConfigDict(env_prefix="LORAMUX_WORKER_")
+
+    registry_address: str = Field(description="host:port of the registry.", pattern=r"^\S+:\d+$")
+    base_model: str = Field(description="Name, in the registry, of the base model to serve.", min_length=1)
+    cache_dir: Path = Field(
+        description="Folder for downloaded base models and adapters; this worker's alone.",
+    )
+    hub_endpoint: str = Field(
+        "https://huggingface.co",
+        pattern=r"^https?://",
+        description="The Hub that base models and adapters come from.",
+    )
+    hub_token: SecretStr = Field(
+        SecretStr(""),
+        description="The operator's Hub token, for the base model only. Adapters never see it.",
+    )
+    cache_bytes: int = Field(
+        10 * 1024**3,
+        ge=1,
+        description="Bytes of disk for adapters; the least recently used make room.",
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What the model computes in; auto takes bfloat16 where the device has it.",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of one step; 0 takes all cores.")
+    adapter_slots: int = Field(32, ge=1, le=4096, description="Adapters in device memory at once.")
+    max_sequences: int = Field(64, ge=1, le=4096, description="Requests running at once; more wait.")
+    max_waiting: int = Field(
+        256,
+        ge=0,
+        le=100_000,
+        description="Requests that wait for a place; more are refused with QUEUE_FULL.",
+    )
+    kv_tokens: int = Field(65_536, ge=256, description="Tokens whose keys and values fit, over all requests.")
+    prefill_tokens: int = Field(512, ge=16, description="Prompt tokens that one step takes in at most.")
