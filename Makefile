@@ -21,11 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: venv ## Real weights, real services, three adapters, one bill
-	@$(VENV)/bin/loramux demo
+	@$(PY) examples/demo.py
 
 test: venv ## Every test; makes what it needs
 	@$(PY) -m tests.prepare
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: venv ## ruff, mypy strict, buf lint and breaking, drift of generated code
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """The sync client, on grpc's own sync stubs: no event loop, usable from any thread."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -42,6 +43,7 @@ class SyncClient:
         self._connection = connection.resolve(target, api_key, tls=tls)
         self._timeout = timeout
         self._opened: grpc.Channel | None = None
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +58,9 @@ class SyncClient:
 
     def close(self) -> None:
         """Cancel what runs and close the connection. A later call opens another."""
-        if self._opened is not None:
+        with self._opening:
             channel, self._opened = self._opened, None
+        if channel is not None:
             channel.close()
 
     def generate(
@@ -247,15 +250,16 @@ class SyncClient:
         return self._call(self._accounts().GrantCredit, request).account
 
     def _channel(self) -> grpc.Channel:
-        if self._opened is None:
-            where = self._connection
-            if where.tls:
-                self._opened = grpc.secure_channel(
-                    where.address, grpc.ssl_channel_credentials(), options=where.options
-                )
-            else:
-                self._opened = grpc.insecure_channel(where.address, options=where.options)
-        return self._opened
+        with self._opening:
+            if self._opened is None:
+                where = self._connection
+                if where.tls:
+                    self._opened = grpc.secure_channel(
+                        where.address, grpc.ssl_channel_credentials(), options=where.options
+                    )
+                else:
+                    self._opened = grpc.insecure_channel(where.address, options=where.options)
+            return self._opened
 
     def _deployments(self) -> "deployment_pb2_grpc.DeploymentServiceStub":
         return deployment_pb2_grpc.DeploymentServiceStub(self._channel())

@@ -31,6 +31,6 @@ def summary(completion: "Completion") -> str:
     """What it used and cost, in one line."""
     usage = completion.usage
     return (
-        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, "
+        f"{usage.prompt_tokens} prompt + {usage.completion_tokens} completion tokens, "
         f"{money.usd(completion.cost.total_pico_usd)}, {completion.finish_reason}"
     )

@@ -254,6 +254,7 @@ class Embedded:
                 raise
         if process.returncode != 0:
             raise EmbeddedError(f"the base model could not be prepared: {last}")
+        self._on_event(Event("ready", "base model", str(base_models.smollm2_folder())))
 
 
 def _check_installed() -> None:

@@ -1,6 +1,7 @@
 """`loramux hub`."""
 
 # ruff: noqa: PLC0415  # starlette and uvicorn are of the `hub` extra
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,11 @@ def hub(
             if info is not None:
                 marks = [mark for mark in ("private", "gated") if getattr(info, mark)]
                 console.note("  ".join(["", info.repo_id, *marks]))
+        # uvicorn raises the signal that stopped it once more; by then, ours is only the end of this command.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         localhub.serve(served, host=host, port=port, ready=_ready)
+    except KeyboardInterrupt:
+        pass
     except localhub.HubRootError as problem:
         raise ValueError(str(problem)) from None
     finally:

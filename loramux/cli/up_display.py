@@ -48,8 +48,9 @@ class Display:
         with self._lock:
             match event.kind:
                 case "progress" | "starting":
-                    self._waiting[event.service] = (event.detail or "starting", time.monotonic())
-                    if self._status is None or event.kind == "progress":
+                    _, since = self._waiting.get(event.service, ("", time.monotonic()))
+                    self._waiting[event.service] = (event.detail or "starting", since)
+                    if self._status is None:
                         self._line("·", event.service, event.detail or "starting", "dim")
                 case "ready":
                     _, since = self._waiting.pop(event.service, ("", time.monotonic()))

@@ -16,11 +16,13 @@ from pathlib import Path
 from services.common import errors, logs
 from services.common.hub import DownloadCancelledError, HubClient
 from services.worker.adapter_version import CONFIG, DIGEST, WEIGHTS, AdapterVersion
+from services.worker.daemon_threads import in_daemon_thread
 from services.worker.engine.interface import AdapterFiles
 
 _FETCHING = ".fetching-"
 _DELETED = ".deleted-"
 _RETRY_AFTER = 2.0
+_CLOSE_SECONDS = 2.0
 
 _log = logs.get_logger(__name__)
 
@@ -88,10 +90,15 @@ class AdapterStore:
             self._delete(digest)
 
     async def close(self) -> None:
-        """End what is being fetched, and wait until nothing of it is left."""
+        """End what is being fetched, and leave nothing of it; waits only briefly for a Hub that does not answer."""
         for flight in self._flights.values():
             flight.stop.set()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, stuck = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+            for task in stuck:
+                task.cancel()
+        for leftover in self._folder.glob(f"{_FETCHING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         os.close(self._lock)
 
     @contextmanager
@@ -117,15 +124,17 @@ class AdapterStore:
             flight.task.add_done_callback(lambda task: self._landed(version, task))
         flight.waiting += 1
         try:
-            await asyncio.shield(flight.task)
-        except DownloadCancelledError:
-            raise errors.UnavailableError(
-                "DRAINING", "the worker is stopping; try again", retry_after=_RETRY_AFTER
-            ) from None
+            # Unlike awaiting the task, this does not cancel it for the others.
+            await asyncio.wait([flight.task])
         finally:
             flight.waiting -= 1
             if not flight.waiting:
                 flight.stop.set()
+        if flight.task.cancelled() or isinstance(flight.task.exception(), DownloadCancelledError):
+            raise errors.UnavailableError(
+                "DRAINING", "the worker is stopping; try again", retry_after=_RETRY_AFTER
+            )
+        flight.task.result()
 
     def _landed(self, version: AdapterVersion, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -149,7 +158,7 @@ class AdapterStore:
             with self._room_for(version):
                 token = await self._hub_token(version.deployment_uid) if version.deployment_uid else ""
                 _log.info("adapter_download_started", digest=digest, repo=version.hub_repo)
-                self._sizes[digest] = await asyncio.to_thread(self._download, version, token, stop)
+                self._sizes[digest] = await in_daemon_thread(lambda: self._download(version, token, stop))
             self._checked.add(digest)
             self._refused.discard(digest)
             _log.info("adapter_downloaded", digest=digest, size_bytes=self._sizes[digest])

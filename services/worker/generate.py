@@ -1,5 +1,6 @@
 """One request from prompt to last chunk: its adapter held, its sequence run, its text and stop strings."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from services.common import errors, logs
 from services.worker.adapter_version import AdapterVersion
 from services.worker.adapters import Adapters, engine_stopped
+from services.worker.chunks import Chunk, Mailbox, Summary
 from services.worker.engine.interface import (
     Engine,
     EngineOutput,
@@ -14,7 +16,6 @@ from services.worker.engine.interface import (
     EngineStoppedError,
     Finish,
     Sampling,
-    TokenLogprob,
 )
 from services.worker.text import Decoder, TextStream
 
@@ -36,29 +37,6 @@ class Request:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """What was produced since the last chunk."""
-
-    text: str
-    """Whole characters; may lag behind token_ids while it can be the beginning of a stop string."""
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a request ended."""
-
-    finish: Finish
-    stop: str
-    """The stop string that ended it; empty where none did."""
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    """All that were produced, those of the stop string included."""
-
-
 @dataclass
 class Totals:
     """Tokens since the start, as the gateways were told."""
@@ -68,7 +46,7 @@ class Totals:
 
 
 class Generator:
-    """Runs requests on one engine. A reader that lags gets what came meanwhile in one chunk: the engine joins it."""
+    """Runs requests on one engine; a reader that lags gets what came meanwhile in one chunk."""
 
     def __init__(self, engine: Engine, adapters: Adapters, decoder: Decoder, *, max_requests: int) -> None:
         """`max_requests` counts those that run and those that wait; `decoder` is the base's tokenizer."""
@@ -90,42 +68,54 @@ class Generator:
         Raises UnavailableError DRAINING, QUEUE_FULL or ENGINE_STOPPED, InvalidFieldError, and whatever
         fetching the adapter raises.
         """
-        with self._place():
-            adapter = request.adapter
-            async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
-                sequence = EngineRequest(
-                    request_id=request.request_id,
-                    account_id=request.account_id,
-                    prompt=request.prompt,
-                    sampling=request.sampling,
-                    adapter=adapter.digest if adapter is not None else None,
-                )
-                async with aclosing(self._chunks(sequence, request.stop)) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
+        mailbox = Mailbox()
+        # A task of its own, so that stop strings end the sequence, and its pin drops, however slowly one reads.
+        producer = asyncio.create_task(self._produce(request, mailbox))
+        try:
+            event = await mailbox.take()
+            self.totals.prompt_tokens += len(request.prompt)
+            while isinstance(event, Chunk):
+                self.totals.completion_tokens += len(event.token_ids)
+                yield event
+                event = await mailbox.take()
+            yield event
+        finally:
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
 
-    async def _chunks(
-        self, sequence: EngineRequest, stops: tuple[str, ...]
-    ) -> AsyncGenerator[Chunk | Summary]:
-        text = TextStream(self._decoder, stops)
-        cached, produced = None, 0
+    async def _produce(self, request: Request, mailbox: Mailbox) -> None:
+        try:
+            with self._place():
+                adapter = request.adapter
+                async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
+                    summary = await self._generate(request, mailbox)
+            mailbox.end(summary)
+        except Exception as error:  # whatever it is, the reader raises it
+            mailbox.end(error)
+
+    async def _generate(self, request: Request, mailbox: Mailbox) -> Summary:
+        sequence = EngineRequest(
+            request_id=request.request_id,
+            account_id=request.account_id,
+            prompt=request.prompt,
+            sampling=request.sampling,
+            adapter=request.adapter.digest if request.adapter is not None else None,
+        )
+        text = TextStream(self._decoder, request.stop)
+        cached, produced = 0, 0
         try:
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
-                    if cached is None:
-                        cached = output.cached_tokens
-                        self.totals.prompt_tokens += len(sequence.prompt)
+                    cached = max(cached, output.cached_tokens)
                     chunk = _chunk_of(output, text)
                     produced += len(chunk.token_ids)
-                    self.totals.completion_tokens += len(chunk.token_ids)
                     if chunk.text or chunk.token_ids:
-                        yield chunk
+                        mailbox.put(chunk)
                     finish = output.finish if text.stop is None else Finish.STOP
                     if finish is not None:
-                        yield Summary(finish, text.stop or "", len(sequence.prompt), cached, produced)
-                        return
-        except EngineStoppedError:
-            _log.warning("sequence_ended_by_engine")
+                        return Summary(finish, text.stop or "", len(request.prompt), cached, produced)
+        except EngineStoppedError as error:
+            _log.warning("sequence_ended_by_engine", why=str(error))
         raise engine_stopped()
 
     @contextmanager

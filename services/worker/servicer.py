@@ -11,8 +11,9 @@ from services.common import errors
 from services.common.rpc_types import RpcContext
 from services.worker.adapter_version import AdapterVersion
 from services.worker.adapters import Adapters
+from services.worker.chunks import Chunk, Summary
 from services.worker.engine.interface import Engine, Finish, Sampling, TokenLogprob
-from services.worker.generate import Chunk, Generator, Request, Summary
+from services.worker.generate import Generator, Request
 
 _FINISH = {
     Finish.STOP: inference_pb2.FINISH_REASON_STOP,

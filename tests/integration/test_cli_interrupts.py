@@ -22,10 +22,16 @@ def gateway() -> Iterator[ScriptedGateway]:
         yield gateway
 
 
-def start(*arguments: str, home: Path, target: str = "") -> Process:
+def start(*arguments: str, home: Path, target: str = "", **variables: str) -> Process:
     return subprocess.Popen(
         [sys.executable, "-m", "loramux.cli.main", *arguments],
-        env={**os.environ, "LORAMUX_HOME": str(home), "LORAMUX_TARGET": target, "LORAMUX_API_KEY": "lmx_a"},
+        env={
+            **os.environ,
+            "LORAMUX_HOME": str(home),
+            "LORAMUX_TARGET": target,
+            "LORAMUX_API_KEY": "lmx_a",
+            **variables,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -77,19 +83,23 @@ def test_a_reader_that_leaves_ends_the_call(gateway: ScriptedGateway, tmp_path: 
     assert gateway.calls[0].ended.wait(10)
 
 
-def test_the_hub_command_serves_a_folder_until_it_is_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_hub_command_serves_a_folder_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     repo = tmp_path / "hub" / "acme" / "open"
     repo.mkdir(parents=True)
     (repo / "adapter_config.json").write_text("{}")
-    with start("hub", str(tmp_path / "hub"), home=tmp_path) as process:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with start("hub", str(tmp_path / "hub"), home=tmp_path, TMPDIR=str(scratch)) as process:
         assert process.stdout is not None
         endpoint = process.stdout.readline().strip()
         info = HfApi(endpoint=endpoint, token=False).model_info("acme/open")
         assert [one.rfilename for one in info.siblings or []] == ["adapter_config.json"]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=30)
-    assert process.returncode in (0, 130)
+    assert process.returncode == 0
     assert "Traceback" not in err
+    assert list(scratch.iterdir()) == []
     assert sorted(one.name for one in (tmp_path / "hub").rglob("*")) == [
         "acme",
         "adapter_config.json",

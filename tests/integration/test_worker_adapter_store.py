@@ -325,3 +325,25 @@ async def test_a_digest_that_is_not_of_its_sums_is_a_bad_field(setting: Setting)
             await use(store, bad)
     assert list(setting.hub.requests) == []
     await store.close()
+
+
+async def test_closing_does_not_wait_for_a_hub_that_hangs_and_leaves_nothing(setting: Setting) -> None:
+    version, store = setting.publish("pirate"), setting.store()
+    release, arrived = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(_request: HubRequest) -> Hold | None:
+        loop.call_soon_threadsafe(arrived.set)
+        return Hold(release)
+
+    setting.hub.fault = hold
+    request = asyncio.create_task(use(store, version))
+    await arrived.wait()
+    try:
+        await store.close()
+        (outcome,) = await asyncio.gather(request, return_exceptions=True)
+        assert isinstance(outcome, errors.UnavailableError)
+        assert outcome.reason == "DRAINING"
+        assert setting.on_disk() == set()
+    finally:
+        release.set()

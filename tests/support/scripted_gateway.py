@@ -49,7 +49,8 @@ class Call:
 class ScriptedGateway:
     """Serves on a free port inside `with`. Each attempt takes the next script of its method."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        """With `credentials`, over TLS."""
         self.calls: list[Call] = []
         self._arrived = threading.Condition()
         self._scripts: dict[str, collections.deque[Script]] = collections.defaultdict(collections.deque)
@@ -60,7 +61,11 @@ class ScriptedGateway:
                 self._server.add_generic_rpc_handlers(
                     (grpc.method_handlers_generic_handler(service.full_name, handlers),)
                 )
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.target = f"127.0.0.1:{port}"
 
     def __enter__(self) -> Self:
         self._server.start()

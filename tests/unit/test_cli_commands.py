@@ -159,7 +159,7 @@ def test_generate_writes_the_text_alone_to_stdout(gateway: ScriptedGateway) -> N
     gateway.on("Generate", [chunk("Arr"), chunk("r!"), completion()])
     out, err = run("generate acme/pirate hello -n 5 -t 0 --stop A --stop B --stats")
     assert out == "Arrr!\n"
-    assert err == "3 + 2 tokens, $0.00000027, stop\n"
+    assert err == "3 prompt + 2 completion tokens, $0.00000027, stop\n"
     request = gateway.calls[0].request
     assert request.text == "hello"
     assert (request.sampling.max_tokens, request.sampling.temperature) == (5, 0)

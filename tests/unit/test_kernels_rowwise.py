@@ -72,5 +72,5 @@ def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
     norm = RmsNorm(kernels, random(kernels, 8), 1e-5)
     with pytest.raises(ValueError, match=r"x must be \[rows, 8\]"):
         norm(random(kernels, 2, 9))
-    with pytest.raises(ValueError, match="must have 2 rows"):
+    with pytest.raises(ValueError, match="all must have 2 rows"):
         norm(random(kernels, 2, 8), residual=random(kernels, 3, 8))

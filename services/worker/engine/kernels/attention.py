@@ -143,9 +143,10 @@ class PagedAttention:
         if out is None:
             out = q.new_empty(sequences.rows, self._heads * cache.value_dim)
         job.q, job.q_stride, job.q_head = q.data_ptr(), q.stride(0), q.stride(1)
-        job.out, job.out_stride = out.data_ptr(), kernels.rows("out", out, self._heads * cache.value_dim)
-        if out.shape[0] != sequences.rows:
-            raise ValueError(f"out must have {sequences.rows} rows, not {out.shape[0]}")
+        rows, job.out_stride = kernels.rows("out", out, self._heads * cache.value_dim)
+        if rows != sequences.rows:
+            raise ValueError(f"out must have {sequences.rows} rows, not {rows}")
+        job.out = out.data_ptr()
         job.sequences = sequences.struct
         job.threads = torch.get_num_threads()
         if sequences.rows:

@@ -30,6 +30,7 @@ class Kernels:
     """
 
     mode: Mode
+    dtype: torch.dtype
     isa: Isa
     lanes: int
     """Columns of one block of a packed matrix."""
@@ -43,24 +44,20 @@ class Kernels:
     gate: _Call
     argmax: _Call
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mode.dtype
-
-    def rows(self, name: str, x: Tensor, columns: int) -> int:
-        """The row stride of `x` [rows, columns]. Raises ValueError unless a kernel can read it."""
+    def rows(self, name: str, x: Tensor, columns: int) -> tuple[int, int]:
+        """Rows and row stride of `x` [rows, columns]. Raises ValueError unless a kernel can read it."""
+        shape, strides = x.shape, x.stride()
         if (
-            x.dtype is not self.mode.dtype
-            or x.dim() != 2  # noqa: PLR2004 - a matrix
-            or x.shape[1] != columns
-            or (columns > 1 and x.stride(1) != 1)
-            or x.device.type != "cpu"
+            x.dtype is self.dtype
+            and len(shape) == 2  # noqa: PLR2004 - a matrix
+            and shape[1] == columns
+            and (strides[1] == 1 or columns == 1)
         ):
-            raise ValueError(
-                f"{name} must be [rows, {columns}] of {self.mode.dtype} with adjacent columns, "
-                f"not {list(x.shape)} of {x.dtype} with strides {x.stride()}"
-            )
-        return x.stride(0)
+            return shape[0], strides[0]
+        raise ValueError(
+            f"{name} must be [rows, {columns}] of {self.dtype} with adjacent columns, "
+            f"not {list(shape)} of {x.dtype} with strides {strides}"
+        )
 
 
 def load_kernels(dtype: torch.dtype, *, isa: Isa | None = None, mode: Mode | None = None) -> Kernels | None:
@@ -117,7 +114,7 @@ def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode) -> Kernels:
 
     lanes = getattr(library, f"lm_lanes_{mode.name}")()
     step = 4 // mode.dtype.itemsize
-    return Kernels(mode, isa, lanes, step, **{name: call(name) for name in _FUNCTIONS})
+    return Kernels(mode, mode.dtype, isa, lanes, step, **{name: call(name) for name in _FUNCTIONS})
 
 
 def library_path(isa: Isa) -> Path | None:

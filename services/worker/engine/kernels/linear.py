@@ -74,16 +74,12 @@ class PackedLinear:
             raise ValueError(f"a gate needs two projections of one size, not {site.outputs}")
         if out is None:
             out = x.new_empty(x.shape[0], width)
-        job.x, job.x_stride = x.data_ptr(), self._kernels.rows("x", x, site.inputs)
-        job.y, job.y_stride = out.data_ptr(), self._kernels.rows("out", out, width)
-        job.rows = x.shape[0]
-        _check_rows(x, out, runs)
+        _fill(self._kernels, job, x, site.inputs, out, width, runs)
         job.activation = activation
         if runs is None:
             job.runs.count = 0
         else:
             runs.fill(job.runs, site.index)
-        job.threads = torch.get_num_threads()
         if job.rows:
             self._kernels.linear(job)
         return out
@@ -104,14 +100,9 @@ class LoraAdd:
         """y [rows, width], in place; x [rows, inputs]. Rows of the base are not read."""
         if not len(runs):
             return
-        job = self._job
-        job.x, job.x_stride = x.data_ptr(), self._kernels.rows("x", x, self.site.inputs)
-        job.y, job.y_stride = y.data_ptr(), self._kernels.rows("y", y, self.site.width)
-        job.rows = x.shape[0]
-        _check_rows(x, y, runs)
-        runs.fill(job.runs, self.site.index)
-        job.threads = torch.get_num_threads()
-        self._kernels.linear(job)
+        _fill(self._kernels, self._job, x, self.site.inputs, y, self.site.width, runs)
+        runs.fill(self._job.runs, self.site.index)
+        self._kernels.linear(self._job)
 
 
 def linear_bytes(kernels: Kernels, site: Site) -> int:
@@ -119,7 +110,16 @@ def linear_bytes(kernels: Kernels, site: Site) -> int:
     return sum(packed_bytes(kernels, outputs, site.inputs) for outputs in site.outputs)
 
 
-def _check_rows(x: Tensor, y: Tensor, runs: LoraRuns | None) -> None:
-    if x.shape[0] != y.shape[0] or (runs is not None and runs.rows != x.shape[0]):
+def _fill(
+    kernels: Kernels, job: structs.Linear, x: Tensor, inputs: int, y: Tensor, outputs: int, runs: LoraRuns | None
+) -> None:
+    """Put a call's input and output into its job."""
+    rows, job.x_stride = kernels.rows("x", x, inputs)
+    y_rows, job.y_stride = kernels.rows("y", y, outputs)
+    if y_rows != rows or (runs is not None and runs.rows != rows):
         whose = "" if runs is None else f", {runs.rows} in runs"
-        raise ValueError(f"rows differ: {x.shape[0]} in x, {y.shape[0]} in y{whose}")
+        raise ValueError(f"rows differ: {rows} in x, {y_rows} in y{whose}")
+    job.rows = rows
+    job.x = x.data_ptr()
+    job.y = y.data_ptr()
+    job.threads = torch.get_num_threads()

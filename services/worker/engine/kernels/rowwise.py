@@ -22,13 +22,13 @@ class RmsNorm:
         """x [rows, n] -> [rows, n]. With a residual, `residual` becomes residual + x and is what is normed."""
         job, n = self._job, self._weight.numel()
         out = torch.empty_like(x) if out is None else out
-        job.x, job.x_stride = x.data_ptr(), self._kernels.rows("x", x, n)
-        job.y, job.y_stride = out.data_ptr(), self._kernels.rows("out", out, n)
-        job.residual = address(residual)
+        job.rows, job.x_stride = self._kernels.rows("x", x, n)
+        rows, job.y_stride = self._kernels.rows("out", out, n)
+        _check_same_rows(job.rows, rows)
         if residual is not None:
-            job.residual_stride = self._kernels.rows("residual", residual, n)
-        _check_same_rows(x, out, residual)
-        job.rows = x.shape[0]
+            rows, job.residual_stride = self._kernels.rows("residual", residual, n)
+            _check_same_rows(job.rows, rows)
+        job.x, job.y, job.residual = x.data_ptr(), out.data_ptr(), address(residual)
         job.threads = torch.get_num_threads()
         self._kernels.norm(job)
         return out
@@ -39,17 +39,18 @@ def gate(
 ) -> Tensor:
     """gate_up [rows, 2 n] -> act(first half) * second half, [rows, n]."""
     n = gate_up.shape[1] // 2
-    stride = kernels.rows("gate_up", gate_up, 2 * n)
     out = gate_up.new_empty(gate_up.shape[0], n) if out is None else out
-    _check_same_rows(gate_up, out, None)
+    rows, stride = kernels.rows("gate_up", gate_up, 2 * n)
+    out_rows, out_stride = kernels.rows("out", out, n)
+    _check_same_rows(rows, out_rows)
     kernels.gate(
         structs.Gate(
             gate=gate_up.data_ptr(),
             up=gate_up.data_ptr() + n * kernels.dtype.itemsize,
             stride=stride,
             y=out.data_ptr(),
-            y_stride=kernels.rows("out", out, n),
-            rows=gate_up.shape[0],
+            y_stride=out_stride,
+            rows=rows,
             n=n,
             activation=activation,
             threads=torch.get_num_threads(),
@@ -60,13 +61,14 @@ def gate(
 
 def argmax(kernels: Kernels, logits: Tensor) -> Tensor:
     """logits [rows, n] -> the first largest of each row, [rows] of int64; -1 for a row that holds NaN."""
-    found = torch.empty(logits.shape[0], dtype=torch.int64)
+    rows, stride = kernels.rows("logits", logits, logits.shape[1])
+    found = torch.empty(rows, dtype=torch.int64)
     kernels.argmax(
         structs.Argmax(
             x=logits.data_ptr(),
-            x_stride=kernels.rows("logits", logits, logits.shape[1]),
+            x_stride=stride,
             index=found.data_ptr(),
-            rows=logits.shape[0],
+            rows=rows,
             n=logits.shape[1],
             threads=torch.get_num_threads(),
         )
@@ -74,6 +76,6 @@ def argmax(kernels: Kernels, logits: Tensor) -> Tensor:
     return found
 
 
-def _check_same_rows(x: Tensor, out: Tensor, residual: Tensor | None) -> None:
-    if any(one is not None and one.shape[0] != x.shape[0] for one in (out, residual)):
-        raise ValueError(f"out and residual must have {x.shape[0]} rows, as x has")
+def _check_same_rows(rows: int, others: int) -> None:
+    if rows != others:
+        raise ValueError(f"all must have {rows} rows, not {others}")

@@ -62,15 +62,6 @@ struct Linear {
   bool following_gated;
 };
 
-// What one thread works with.
-struct Workbench {
-  float* tiles;        // [2, kRowsATile, kTileStride]
-  const char** pieces;  // room for piece_room(...)
-  int64_t room;
-
-  static constexpr int64_t kTiles = 2 * kRowsATile * kTileStride;
-};
-
 // Enough for two panels of the deepest site, and what adapters add to a tile.
 inline int64_t piece_room(int64_t depth, int64_t runs) {
   return 2 * (ceil_div(depth * kTileStride * 4, kPiece) + 1) + 8 * runs + 2 * depth;
@@ -104,6 +95,15 @@ class Fetches {
   int64_t room_;
   int64_t count_ = 0;
   int64_t taken_ = 0;
+};
+
+// What one thread works with.
+struct Workbench {
+  float* tiles;         // [2, kRowsATile, kTileStride]
+  const char** pieces;  // room for piece_room(...)
+  int64_t room;
+
+  static constexpr int64_t kTiles = 2 * kRowsATile * kTileStride;
 };
 
 template <class Mode>

@@ -51,11 +51,22 @@ inline int64_t even_part(int64_t total, int64_t limit) {
   return ceil_div(total, ceil_div(total, limit));
 }
 
+// Keeps the compiler from moving loads across, where early ones would cost it registers that it does not have.
+inline void in_order() { asm volatile("" ::: "memory"); }
+
+// Row i of an operand. Three rows share a pointer, so that eight cost three registers and one for the stride.
+template <class Operand>
+inline const Operand& row_at(const char* const* thirds, int64_t stride, int i) {
+  return *reinterpret_cast<const Operand*>(thirds[i / 3] + (i % 3) * stride);
+}
+
 template <class Mode, int kRows, int kBlocks, Ahead kAhead>
 inline void multiply_tile(int64_t steps, const typename Mode::Operand* a, int64_t a_stride,
                           const typename Mode::Weight* b, int64_t b_stride, float* c, int64_t c_stride,
                           bool accumulate, const void* ahead) {
+  using Operand = typename Mode::Operand;
   constexpr int kVector = kLanes * Mode::kStep;
+  constexpr int kThirds = (kRows + 2) / 3;
   Vec acc[kRows][kBlocks];
   LM_UNROLL
   for (int i = 0; i < kRows; ++i) {
@@ -69,6 +80,10 @@ inline void multiply_tile(int64_t steps, const typename Mode::Operand* a, int64_
       for (int j = 0; j < kBlocks; ++j) acc[i][j] = load(c + i * c_stride + j * kLanes);
     }
   }
+  const int64_t stride = a_stride * static_cast<int64_t>(sizeof(Operand));
+  const char* thirds[kThirds];
+  LM_UNROLL
+  for (int i = 0; i < kThirds; ++i) thirds[i] = reinterpret_cast<const char*>(a) + 3 * i * stride;
   for (int64_t s = 0; s < steps; ++s) {
     if constexpr (kAhead == Ahead::kStream) {
       LM_UNROLL
@@ -83,23 +98,23 @@ inline void multiply_tile(int64_t steps, const typename Mode::Operand* a, int64_
     if constexpr (Mode::kStep == 1) {
       Vec w[kBlocks];
       LM_UNROLL
-      for (int j = 0; j < kBlocks; ++j) w[j] = load(b + j * b_stride + s * kVector);
+      for (int j = 0; j < kBlocks; ++j) w[j] = load(b + j * b_stride);
       LM_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Vec x = splat(a[i * a_stride + s]);
+        Vec x = splat(row_at<Operand>(thirds, stride, i));
         LM_UNROLL
         for (int j = 0; j < kBlocks; ++j) acc[i][j] += x * w[j];
       }
 #if defined(__AVX512BF16__)
-    } else if constexpr (sizeof(typename Mode::Operand) == 2) {
+    } else if constexpr (sizeof(Operand) == 2) {
       __m512bh w[kBlocks];
       LM_UNROLL
       for (int j = 0; j < kBlocks; ++j)
-        w[j] = reinterpret_cast<__m512bh>(VecU(*reinterpret_cast<const VecUAny*>(b + j * b_stride + s * kVector)));
+        w[j] = reinterpret_cast<__m512bh>(VecU(*reinterpret_cast<const VecUAny*>(b + j * b_stride)));
       LM_UNROLL
       for (int i = 0; i < kRows; ++i) {
         int32_t pair;
-        std::memcpy(&pair, a + i * a_stride + 2 * s, 4);
+        std::memcpy(&pair, &row_at<Operand>(thirds, stride, i), 4);
         __m512bh x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
         LM_UNROLL
         for (int j = 0; j < kBlocks; ++j)
@@ -107,26 +122,31 @@ inline void multiply_tile(int64_t steps, const typename Mode::Operand* a, int64_
       }
 #endif
     } else {
-      Vec even[kBlocks], odd[kBlocks];
+      Vec w[kBlocks];
       LM_UNROLL
-      for (int j = 0; j < kBlocks; ++j) {
-        VecU pair = *reinterpret_cast<const VecUAny*>(b + j * b_stride + s * kVector);
-        even[j] = reinterpret_cast<Vec>(pair << 16);
-        odd[j] = reinterpret_cast<Vec>(pair & 0xffff0000u);
-      }
+      for (int j = 0; j < kBlocks; ++j)
+        w[j] = reinterpret_cast<Vec>(*reinterpret_cast<const VecUAny*>(b + j * b_stride) << 16);
       LM_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Vec x = splat(a[i * a_stride + 2 * s]);
+        Vec x = splat(row_at<Operand>(thirds, stride, i));
         LM_UNROLL
-        for (int j = 0; j < kBlocks; ++j) acc[i][j] += x * even[j];
+        for (int j = 0; j < kBlocks; ++j) acc[i][j] += x * w[j];
       }
+      in_order();
+      LM_UNROLL
+      for (int j = 0; j < kBlocks; ++j)
+        w[j] = reinterpret_cast<Vec>(*reinterpret_cast<const VecUAny*>(b + j * b_stride) & 0xffff0000u);
       LM_UNROLL
       for (int i = 0; i < kRows; ++i) {
-        Vec x = splat(a[i * a_stride + 2 * s + 1]);
+        Vec x = splat((&row_at<Operand>(thirds, stride, i))[1]);
         LM_UNROLL
-        for (int j = 0; j < kBlocks; ++j) acc[i][j] += x * odd[j];
+        for (int j = 0; j < kBlocks; ++j) acc[i][j] += x * w[j];
       }
     }
+    b += kVector;
+    LM_UNROLL
+    for (int i = 0; i < kThirds; ++i) thirds[i] += Mode::kStep * sizeof(Operand);
+    in_order();
   }
   LM_UNROLL
   for (int i = 0; i < kRows; ++i) {

@@ -1,0 +1,67 @@
+"""What a request yields, and the mailbox where it waits for a reader that lags."""
+
+import asyncio
+from dataclasses import dataclass
+
+from services.worker.engine.interface import Finish, TokenLogprob
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What was produced since the last chunk."""
+
+    text: str
+    """Whole characters; may lag behind token_ids while it can be the beginning of a stop string."""
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __add__(self, later: "Chunk") -> "Chunk":
+        return Chunk(self.text + later.text, self.token_ids + later.token_ids, self.logprobs + later.logprobs)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a request ended."""
+
+    finish: Finish
+    stop: str
+    """The stop string that ended it; empty where none did."""
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    """All that were produced, those of the stop string included."""
+
+
+class Mailbox:
+    """Between who produces and who reads: one chunk at most, into which later ones are joined, then the end.
+
+    Putting never waits, so a slow reader holds nothing up; what waits for it is bounded by max_tokens.
+    """
+
+    def __init__(self) -> None:
+        self._chunk: Chunk | None = None
+        self._end: Summary | Exception | None = None
+        self._arrived = asyncio.Event()
+
+    def put(self, chunk: Chunk) -> None:
+        """Add what was produced."""
+        self._chunk = chunk if self._chunk is None else self._chunk + chunk
+        self._arrived.set()
+
+    def end(self, outcome: Summary | Exception) -> None:
+        """Nothing follows."""
+        self._end = outcome
+        self._arrived.set()
+
+    async def take(self) -> Chunk | Summary:
+        """What has come, else wait for it. Raises the exception that ended the request, after its last chunk."""
+        await self._arrived.wait()
+        if self._chunk is not None:
+            chunk, self._chunk = self._chunk, None
+            if self._end is None:
+                self._arrived.clear()
+            return chunk
+        assert self._end is not None
+        if isinstance(self._end, Exception):
+            raise self._end
+        return self._end
