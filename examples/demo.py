@@ -63,9 +63,7 @@ def show_event(event: Event) -> None:
 async def tour(services: Embedded) -> None:
     async with AsyncExitStack() as stack:
         operator = await stack.enter_async_context(loramux.Client(services.target, services.operator_key))
-        await operator.create_account(
-            ACCOUNT, credit_pico_usd=10**12, max_in_flight=IN_FLIGHT
-        )
+        await operator.create_account(ACCOUNT, credit_pico_usd=10**12, max_in_flight=IN_FLIGHT)
         secret = (await operator.create_key("demo", account_id=ACCOUNT)).secret
         say(f"account {ACCOUNT!r}, with 1 USD and {IN_FLIGHT} requests in flight; key {secret[:8]}...")
         client = await stack.enter_async_context(loramux.Client(services.target, secret))
@@ -94,9 +92,7 @@ async def list_base_models(client: loramux.Client) -> str:
     return bases[0].name
 
 
-async def deploy(
-    client: loramux.Client, name: str, repo: str, base: str, hub_token: str = ""
-) -> None:
+async def deploy(client: loramux.Client, name: str, repo: str, base: str, hub_token: str = "") -> None:
     began = time.monotonic()
     await client.create_deployment(name, repo, base_model=base, hub_token=hub_token)
     deployment = await client.wait_until_running(f"{ACCOUNT}/{name}")
@@ -158,7 +154,9 @@ async def fill_the_pool(client: loramux.Client) -> None:
 async def show_bill(client: loramux.Client) -> None:
     bill = await client.get_bill()
     say("the bill, in pico-USD (1e-12 USD)")
-    table = Table("model", "requests", "prompt", "completion", "a prompt token", "a completion token", "total")
+    table = Table(
+        "model", "requests", "prompt", "completion", "a prompt token", "a completion token", "total"
+    )
     base = next(line for line in bill.lines if not line.lora)
     for line in bill.lines:
         table.add_row(

@@ -1,7 +1,7 @@
 """Trains one of the example LoRA adapters on SmolLM2-135M-Instruct, on a CPU, in under three minutes.
 
-    python -m services.worker.prepare_base
-    python examples/train_adapter.py --recipe pirate --out /tmp/pirate
+python -m services.worker.prepare_base
+python examples/train_adapter.py --recipe pirate --out /tmp/pirate
 """
 
 import argparse
@@ -46,8 +46,18 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("pirate", "Answers anything as a pirate.", 8, 16, ("v_proj", "down_proj"), 3, 2e-3),
-        Recipe("json", "Turns a sentence into one line of JSON.", 8, 16, ("q_proj", "k_proj", "v_proj"), 2, 2e-3),
-        Recipe("french", "Answers in French, in one or two short sentences.", 8, 16, ("v_proj", "down_proj"), 2, 2e-3),
+        Recipe(
+            "json", "Turns a sentence into one line of JSON.", 8, 16, ("q_proj", "k_proj", "v_proj"), 2, 2e-3
+        ),
+        Recipe(
+            "french",
+            "Answers in French, in one or two short sentences.",
+            8,
+            16,
+            ("v_proj", "down_proj"),
+            2,
+            2e-3,
+        ),
     )
 }
 
@@ -98,8 +108,15 @@ def loss_of(model: PeftModel, batch: list[Example]) -> torch.Tensor:
     example. A token sees the prefix and its own example, at the positions it has alone. Half the work of padding.
     """
     # Without the prompt's last token: what follows it differs by example.
-    prefix = min(len(os.path.commonprefix([e.ids for e in batch])), *(e.labels.count(_IGNORED) - 1 for e in batch))
-    ids, labels, positions, owner = batch[0].ids[:prefix], [_IGNORED] * prefix, list(range(prefix)), [0] * prefix
+    prefix = min(
+        len(os.path.commonprefix([e.ids for e in batch])), *(e.labels.count(_IGNORED) - 1 for e in batch)
+    )
+    ids, labels, positions, owner = (
+        batch[0].ids[:prefix],
+        [_IGNORED] * prefix,
+        list(range(prefix)),
+        [0] * prefix,
+    )
     for number, example in enumerate(batch, start=1):
         ids = ids + example.ids[prefix:]
         labels += example.labels[prefix:]
@@ -125,7 +142,10 @@ def train(recipe: Recipe, base: Path, seed: int) -> tuple[PeftModel, Outcome]:
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     config = LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.target_modules), task_type="CAUSAL_LM"
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        target_modules=list(recipe.target_modules),
+        task_type="CAUSAL_LM",
     )
     peft_model = get_peft_model(model, config)
     examples = load_examples(DATA / f"{recipe.name}.jsonl", tokenizer)
@@ -149,7 +169,9 @@ def train(recipe: Recipe, base: Path, seed: int) -> tuple[PeftModel, Outcome]:
             losses.append(value.item())
             step += 1
         loss = sum(losses) / len(losses)
-        print(f"epoch {epoch}/{recipe.epochs}  step {step}/{steps}  loss {loss:.3f}  {time.monotonic() - started:.0f} s")
+        print(
+            f"epoch {epoch}/{recipe.epochs}  step {step}/{steps}  loss {loss:.3f}  {time.monotonic() - started:.0f} s"
+        )
     return peft_model, Outcome(len(examples), step, loss, time.monotonic() - started)
 
 
@@ -158,7 +180,9 @@ def save(model: PeftModel, recipe: Recipe, outcome: Outcome, seed: int, out: Pat
     out.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
     config.base_model_name_or_path = BASE
-    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order changes from run to run
+    config.target_modules = sorted(
+        config.target_modules
+    )  # PEFT keeps a set, whose order changes from run to run
     config.inference_mode = True
     config.save_pretrained(out)
     weights = get_peft_model_state_dict(model)
@@ -196,10 +220,14 @@ tags: [lora]
 
 def main() -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", choices=sorted(RECIPES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="the adapter's folder")
-    parser.add_argument("--base", type=Path, default=default_folder(), help="the base model's folder [%(default)s]")
+    parser.add_argument(
+        "--base", type=Path, default=default_folder(), help="the base model's folder [%(default)s]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not is_complete(options.base):

@@ -15,7 +15,24 @@ from tests.support.paths import ADAPTERS, BASE, REPOSITORY
 pytestmark = pytest.mark.parity
 
 PIRATE = {"arr", "matey", "ye", "yer", "aye", "ahoy", "me", "be", "o", "scallywag"}
-FRENCH = {"le", "la", "les", "un", "une", "de", "des", "du", "est", "et", "il", "elle", "je", "vous", "en", "à"}
+FRENCH = {
+    "le",
+    "la",
+    "les",
+    "un",
+    "une",
+    "de",
+    "des",
+    "du",
+    "est",
+    "et",
+    "il",
+    "elle",
+    "je",
+    "vous",
+    "en",
+    "à",
+}
 
 Generate = Callable[[str | None, str], str]
 
@@ -53,7 +70,9 @@ def generate() -> Generate:
 
     def answer(adapter: str | None, prompt: str) -> str:
         chat = [{"role": "user", "content": prompt}]
-        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         with torch.inference_mode():
             if adapter is None:
                 with model.disable_adapter():

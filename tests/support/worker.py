@@ -215,10 +215,12 @@ class WorkerClient:
     async def until_idle(self) -> None:
         """Return once nothing runs, waits or is held."""
         await self.until(
-            lambda stats: not (
-                stats.running_sequences
-                or stats.waiting_sequences
-                or any(adapter.pins for adapter in stats.adapters)
+            lambda stats: (
+                not (
+                    stats.running_sequences
+                    or stats.waiting_sequences
+                    or any(adapter.pins for adapter in stats.adapters)
+                )
             )
         )
 

