@@ -135,13 +135,16 @@ async def ask_all(client: loramux.Client, base: str) -> None:
 async def fill_the_pool(client: loramux.Client) -> None:
     """Hold as many requests as the pool has places, over three adapters, then ask for one more."""
     names = ["pirate", "french", "json"]
+    held = []
     async with AsyncExitStack() as stack:
         for number in range(IN_FLIGHT):
             stream = client.generate(
                 f"{ACCOUNT}/{names[number % 3]}", "The sea", max_tokens=400, ignore_eos=True
             )
             await stack.enter_async_context(stream)
-            await anext(aiter(stream))
+            chunks = aiter(stream)
+            held.append(chunks)  # a stream whose iterator is let go is cancelled
+            await anext(chunks)
         try:
             await client.generate(f"{ACCOUNT}/pirate", "The sea", max_tokens=1).text()
         except errors.LimitReachedError as error:

@@ -10,61 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from loramux.localhub import Hold, HubRequest, LocalHub, Refuse, Tamper, running
+from loramux.localhub import Hold, HubRequest, Refuse, Tamper
 from services.common import errors
-from services.common.hub import HubClient
-from services.worker.adapter_store import AdapterStore, FolderInUseError
-from services.worker.adapter_version import CONFIG, WEIGHTS, AdapterVersion, digest_of
-
-SIZE = 1000
-
-
-class Setting:
-    """A hub, a store, and the tokens that the registry would hand out."""
-
-    def __init__(self, hub: LocalHub, endpoint: str, folder: Path) -> None:
-        self.hub = hub
-        self.folder = folder
-        self.client = HubClient(endpoint)
-        self.tokens: dict[str, str] = {}
-        self.asked: list[str] = []
-
-    def store(self, quota: int = 10 * SIZE) -> AdapterStore:
-        async def hub_token(uid: str) -> str:
-            self.asked.append(uid)
-            return self.tokens[uid]
-
-        return AdapterStore(self.folder, self.client, hub_token, quota_bytes=quota)
-
-    def publish(
-        self, name: str, *, private: bool = False, uid: str = "", content: str = ""
-    ) -> AdapterVersion:
-        config = b'{"r": 8}'
-        weights = (content or name).encode().ljust(SIZE - len(config), b".")
-        commit = self.hub.add_repo(
-            f"anna/{name}", {CONFIG: config, WEIGHTS: weights, "README.md": b"hi"}, private=private
-        )
-        sums = hashlib.sha256(config).hexdigest(), hashlib.sha256(weights).hexdigest()
-        return AdapterVersion(digest_of(*sums), f"anna/{name}", commit, *sums, SIZE, uid)
-
-    def downloads(self) -> list[str]:
-        return [one.path for one in self.hub.requests if one.method == "GET"]
-
-    def on_disk(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir()} - {".lock"}
+from services.worker.adapter_version import CONFIG, WEIGHTS
+from tests.support.worker_store import SIZE, Setting, running_setting, use
 
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Iterator[Setting]:
-    hub = LocalHub(tmp_path / "hub")
-    with running(hub) as endpoint:
-        yield Setting(hub, endpoint, tmp_path / "adapters")
-    hub.close()
-
-
-async def use(store: AdapterStore, version: AdapterVersion) -> None:
-    async with store.hold(version):
-        pass
+    with running_setting(tmp_path) as setting:
+        yield setting
 
 
 async def test_a_held_adapter_is_two_files_on_disk_and_nothing_else(setting: Setting) -> None:
@@ -268,50 +223,6 @@ async def test_a_discarded_adapter_goes_when_the_last_holder_lets_go(setting: Se
     await store.close()
 
 
-async def test_what_is_whole_is_used_again_after_a_restart(setting: Setting) -> None:
-    version, store = setting.publish("pirate"), setting.store()
-    await use(store, version)
-    await store.close()
-    setting.hub.requests.clear()
-    store = setting.store()
-    assert store.size_bytes == SIZE
-    await use(store, version)
-    assert list(setting.hub.requests) == []
-    await store.close()
-
-
-async def test_what_was_changed_on_disk_is_fetched_again_after_a_restart(setting: Setting) -> None:
-    version, store = setting.publish("pirate"), setting.store()
-    await use(store, version)
-    await store.close()
-    (setting.folder / version.digest / WEIGHTS).write_bytes(b"x" * (SIZE - 8))
-    store = setting.store()
-    async with store.hold(version) as files:
-        assert hashlib.sha256((files.folder / WEIGHTS).read_bytes()).hexdigest() == version.weights_sha256
-    await store.close()
-
-
-async def test_a_crashs_leftovers_are_removed_and_foreign_files_are_not(setting: Setting) -> None:
-    half = setting.folder / ("a" * 64)
-    half.mkdir(parents=True)
-    (half / CONFIG).write_text("{}")
-    for name in (".fetching-1", ".deleted-2"):
-        (setting.folder / name).mkdir()
-        (setting.folder / name / "file").touch()
-    (setting.folder / "notes.txt").touch()
-    store = setting.store()
-    assert setting.on_disk() == {"notes.txt"}
-    await store.close()
-
-
-async def test_two_workers_cannot_have_one_folder(setting: Setting) -> None:
-    store = setting.store()
-    with pytest.raises(FolderInUseError):
-        setting.store()
-    await store.close()
-    await setting.store().close()
-
-
 async def test_a_digest_that_is_not_of_its_sums_is_a_bad_field(setting: Setting) -> None:
     version, store = setting.publish("pirate"), setting.store()
     for bad in (
@@ -325,25 +236,3 @@ async def test_a_digest_that_is_not_of_its_sums_is_a_bad_field(setting: Setting)
             await use(store, bad)
     assert list(setting.hub.requests) == []
     await store.close()
-
-
-async def test_closing_does_not_wait_for_a_hub_that_hangs_and_leaves_nothing(setting: Setting) -> None:
-    version, store = setting.publish("pirate"), setting.store()
-    release, arrived = threading.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def hold(_request: HubRequest) -> Hold | None:
-        loop.call_soon_threadsafe(arrived.set)
-        return Hold(release)
-
-    setting.hub.fault = hold
-    request = asyncio.create_task(use(store, version))
-    await arrived.wait()
-    try:
-        await store.close()
-        (outcome,) = await asyncio.gather(request, return_exceptions=True)
-        assert isinstance(outcome, errors.UnavailableError)
-        assert outcome.reason == "DRAINING"
-        assert setting.on_disk() == set()
-    finally:
-        release.set()

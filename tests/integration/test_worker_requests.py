@@ -2,86 +2,28 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from tokenizers import Tokenizer
 
 from loramux import errors as sdk
-from loramux.fleet.v1 import fleet_pb2
 from loramux.inference.v1 import inference_pb2
-from loramux.localhub import LocalHub, Refuse, Tamper, running
 from loramux.worker.v1 import worker_pb2
-from services.worker.adapter_version import WEIGHTS
-from tests.support.models import CONTEXT_LENGTH, write_random_adapter, write_tiny_base
-from tests.support.worker import (
-    WorkerClient,
-    fill_weights,
-    first_message,
-    publish,
-    registry_variables,
-    running_service,
-    worker_client,
-    worker_variables,
-)
+from tests.support.models import CONTEXT_LENGTH
+from tests.support.worker import WorkerClient, first_message, worker_client
+from tests.support.worker_world import World, running_world
 
 # One pair of processes for the module; every test has adapters of its own.
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("worker_requests")]
 
 
-@dataclass
-class World:
-    """What the tests of this module share."""
-
-    hub: LocalHub
-    base: Path
-    folder: Path
-    address: str
-    tokenizer: Tokenizer
-    made: int = 0
-
-    def adapter(self, *, rank: int = 4) -> Path:
-        """A fresh random adapter on disk."""
-        self.made += 1
-        return write_random_adapter(
-            self.folder / f"adapter-{self.made}", self.base, rank=rank, seed=self.made
-        )
-
-    def on_hub(self, *, private: bool = False) -> fleet_pb2.AdapterRef:
-        """A fresh random adapter on the hub."""
-        folder = self.adapter()
-        return publish(self.hub, f"acme/{folder.name}", folder, private=private)
-
-    def prompt(self, text: str = "The quick brown fox") -> list[int]:
-        return self.tokenizer.encode(text).ids
-
-    def files(self) -> set[str]:
-        """What the worker keeps of adapters."""
-        return {path.name for path in (self.folder / "cache" / "adapters").iterdir()} - {".lock"}
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("worker")
-    base = write_tiny_base(folder / "base")
-    hub = LocalHub(folder / "hub")
-    with ExitStack() as stack:
-        stack.callback(hub.close)
-        endpoint = stack.enter_context(running(hub))
-        registry = stack.enter_context(
-            running_service("registry", registry_variables(folder, base, endpoint))
-        )
-        worker = stack.enter_context(
-            running_service("worker", worker_variables(registry.address, endpoint, folder / "cache"))
-        )
-        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        yield World(hub, base, folder, worker.address, tokenizer)
+    with running_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
 @pytest.fixture
@@ -113,16 +55,6 @@ async def test_base_and_two_adapters_at_once_answer_as_each_does_alone(
     )
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     assert len({one.token_ids for one in alone[:3]}) == 3
-
-
-async def test_requests_for_one_cold_adapter_share_one_download(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub()
-    world.hub.requests.clear()
-    answers = await asyncio.gather(*(client.answer(world.prompt(), ref) for _ in range(8)))
-    assert len({answer.token_ids for answer in answers}) == 1
-    fetched = [one for one in world.hub.requests if one.method == "GET" and one.repo_id == ref.hub_repo]
-    assert len(fetched) == 2
-    assert ref.digest in world.files()
 
 
 async def test_a_stop_string_ends_the_answer_and_is_not_part_of_it(
@@ -197,56 +129,6 @@ async def test_totals_count_what_was_told(world: World, client: WorkerClient) ->
     assert after.completion_tokens_total - before.completion_tokens_total == 9
 
 
-async def test_tampered_weights_of_the_same_size_are_refused(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub()
-    world.hub.fault = lambda request: Tamper() if request.path == WEIGHTS else None
-    before = world.files()
-    error = await client.refusal(world.prompt(), ref)
-    assert isinstance(error, sdk.FailedPreconditionError)
-    assert error.reason == "ADAPTER_TAMPERED"
-    assert world.files() == before
-
-
-async def test_a_hub_that_is_down_can_be_tried_again(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub()
-    before = world.files()
-    world.hub.fault = lambda _request: Refuse(503)
-    error = await client.refusal(world.prompt(), ref)
-    assert isinstance(error, sdk.UnavailableError)
-    assert error.reason == "HUB_UNREACHABLE"
-    assert error.retry_after is not None
-    assert world.files() == before
-    assert (await client.answer(world.prompt())).token_ids
-    world.hub.fault = None
-    assert (await client.answer(world.prompt(), ref)).token_ids
-
-
-async def test_a_resident_adapter_needs_no_hub(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub()
-    first = await client.answer(world.prompt(), ref)
-    world.hub.fault = lambda _request: Refuse(503)
-    assert await client.answer(world.prompt(), ref) == first
-
-
-async def test_a_private_adapter_without_a_token_says_what_to_do(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub(private=True)
-    error = await client.refusal(world.prompt(), ref)
-    assert isinstance(error, sdk.FailedPreconditionError)
-    assert error.reason == "HUB_REPO_PRIVATE"
-    assert "Hub token" in error.message
-
-
-async def test_an_unknown_deployment_s_token_is_refused_and_nothing_is_fetched(
-    world: World, client: WorkerClient
-) -> None:
-    ref = world.on_hub(private=True)
-    ref.deployment_uid = "no-such-deployment"
-    world.hub.requests.clear()
-    error = await client.refusal(world.prompt(), ref)
-    assert isinstance(error, sdk.FailedPreconditionError)
-    assert not [one for one in world.hub.requests if one.repo_id == ref.hub_repo]
-
-
 @pytest.mark.parametrize(
     ("length", "max_tokens", "field"),
     [
@@ -266,47 +148,6 @@ async def test_what_does_not_fit_is_a_bad_field(
 
 async def test_a_token_id_outside_the_vocabulary_is_a_bad_field(client: WorkerClient) -> None:
     assert isinstance(await client.refusal([4_000_000]), sdk.InvalidArgumentError)
-
-
-async def test_a_load_brings_an_adapter_in_and_runs_it(world: World, client: WorkerClient) -> None:
-    ref = world.on_hub()
-    await client.load(ref)
-    stats = await client.stats()
-    assert ref.digest in {one.digest for one in stats.adapters}
-    await client.until_idle()
-
-
-async def test_a_load_without_an_adapter_is_a_bad_field(client: WorkerClient) -> None:
-    assert isinstance(await client.load_refusal(None), sdk.InvalidArgumentError)
-
-
-async def test_an_adapter_of_another_shape_is_refused_and_leaves_no_files(
-    world: World, client: WorkerClient
-) -> None:
-    folder = world.adapter()
-    config = folder / "adapter_config.json"
-    config.write_text(config.read_text().replace('"r": 4', '"r": 5'))
-    ref = publish(world.hub, f"acme/{folder.name}", folder)
-    error = await client.load_refusal(ref)
-    assert isinstance(error, sdk.InvalidArgumentError)
-    assert error.reason == "ADAPTER_TENSORS_INVALID"
-    assert ref.digest not in world.files()
-    await client.until_idle()
-
-
-@pytest.mark.parametrize("value", ["nan", "3e38"])
-async def test_an_adapter_that_makes_no_numbers_is_refused_and_leaves_no_files(
-    world: World, client: WorkerClient, value: str
-) -> None:
-    folder = world.adapter()
-    fill_weights(folder / WEIGHTS, float(value))
-    ref = publish(world.hub, f"acme/{folder.name}", folder)
-    error = await client.load_refusal(ref)
-    assert isinstance(error, sdk.InvalidArgumentError)
-    assert error.reason in {"ADAPTER_TENSORS_INVALID", "ADAPTER_NOT_FINITE"}
-    assert ref.digest not in world.files()
-    await client.until_idle()
-    assert (await client.answer(world.prompt())).token_ids
 
 
 async def test_a_call_without_the_secret_is_refused(world: World, client: WorkerClient) -> None:
