@@ -71,6 +71,8 @@ class HubClient:
             _translated(repo, commit, token=token, filename=filename),
         ):
             self._check_size(repo, commit, filename, token=token, max_bytes=max_bytes)
+            if cancelled():
+                raise DownloadCancelledError(filename)
             path = huggingface_hub.hf_hub_download(
                 repo,
                 filename,

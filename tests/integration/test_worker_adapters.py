@@ -12,7 +12,7 @@ from tests.support.worker import WorkerClient, fill_weights, publish, worker_cli
 from tests.support.worker_world import World, running_world
 
 # One pair of processes for the module; every test has adapters of its own.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("worker_adapters")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

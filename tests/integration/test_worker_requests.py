@@ -17,7 +17,7 @@ from tests.support.worker import WorkerClient, first_message, worker_client
 from tests.support.worker_world import World, running_world
 
 # One pair of processes for the module; every test has adapters of its own.
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("worker_requests")]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
