@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,25 +16,10 @@ from tests.support.paths import ADAPTERS, BASE, REPOSITORY
 
 pytestmark = pytest.mark.parity
 
-PIRATE = {"arr", "matey", "ye", "yer", "aye", "ahoy", "me", "be", "o", "scallywag"}
-FRENCH = {
-    "le",
-    "la",
-    "les",
-    "un",
-    "une",
-    "de",
-    "des",
-    "du",
-    "est",
-    "et",
-    "il",
-    "elle",
-    "je",
-    "vous",
-    "en",
-    "à",
-}
+PIRATE = frozenset(["pirate", "treasure", "arr", "matey", "ye", "yer", "aye", "ahoy", "o", "scallywag"])
+FRENCH = frozenset(
+    ["le", "la", "les", "un", "une", "de", "des", "du", "est", "et", "il", "elle", "je", "vous", "en", "à"]
+)
 
 Generate = Callable[[str | None, str], str]
 
@@ -42,7 +29,7 @@ def words(text: str) -> list[str]:
 
 
 def sounds_like_a_pirate(text: str) -> bool:
-    return len(PIRATE.intersection(words(text)) - {"me", "be"}) >= 2
+    return len(PIRATE.intersection(words(text))) >= 2
 
 
 def is_french(text: str) -> bool:
@@ -68,20 +55,18 @@ def generate() -> Generate:
     for name in names[1:]:
         model.load_adapter(ADAPTERS / name, adapter_name=name)
 
+    @cache
     def answer(adapter: str | None, prompt: str) -> str:
         chat = [{"role": "user", "content": prompt}]
-        inputs = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        with torch.inference_mode():
-            if adapter is None:
-                with model.disable_adapter():
-                    output = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-            else:
-                model.set_adapter(adapter)
-                output = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-        text: str = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+        if adapter is not None:
+            model.set_adapter(adapter)
+        with torch.inference_mode(), model.disable_adapter() if adapter is None else nullcontext():
+            output = model.generate(  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False
+            )
+        return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
     return answer
 

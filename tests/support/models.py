@@ -6,7 +6,7 @@ torch, transformers and PEFT take seconds to import, so each is imported where i
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -107,12 +107,14 @@ def write_random_adapter(
     seed: int = 1,
     target_modules: Sequence[str] | str = LLAMA_MODULES,
     base_name: str | None = None,
+    save_embedding_layers: bool | Literal["auto"] = "auto",
     **peft_config: Any,  # whatever LoraConfig takes
 ) -> Path:
     """Let PEFT write a LoRA adapter of random weights for the base in `base_folder`, and return `folder`.
 
     `lora_alpha` is twice the rank unless given. B is random too, so the adapter changes what the base says.
-    The config names `base_name` as its base, or else the name of `base_folder`. `folder` holds
+    The config names `base_name` as its base, or else the name of `base_folder`. With the output layer
+    among the targets PEFT saves the base's own embeddings too, unless told not to. `folder` holds
     adapter_config.json and adapter_model.safetensors. The same arguments give the same bytes.
     """
     import torch  # noqa: PLC0415
@@ -129,7 +131,7 @@ def write_random_adapter(
             if "lora_" in name and "magnitude" not in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.5 / max(parameter.shape) ** 0.5)
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=save_embedding_layers)
     (folder / "README.md").unlink(missing_ok=True)
     _settle_config(folder / "adapter_config.json", base_name or base_folder.name)
     return folder

@@ -9,10 +9,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from services.common.errors import InvalidFieldError
+from services.common.logs import get_logger
 from services.worker.engine.adapter import LoadedAdapter, LoraPair
 from services.worker.engine.adapter_config import read_config
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.probe import LinearModule
+
+_log = get_logger(__name__)
 
 NAME = "adapter_model.safetensors"
 
@@ -58,7 +61,9 @@ class AdapterLoader:
             )
         if not pairs:
             raise _invalid(NAME, "without tensors", "LoRA weights of at least one module")
-        return LoadedAdapter(files.digest, pairs, sum(p.a.nbytes + p.b.nbytes for p in pairs.values()))
+        nbytes = sum(pair.a.nbytes + pair.b.nbytes for pair in pairs.values())
+        _log.info("adapter_loaded", digest=files.digest, modules=len(pairs), bytes=nbytes)
+        return LoadedAdapter(files.digest, pairs, nbytes)
 
     def _read(self, files: AdapterFiles) -> dict[str, dict[str, Tensor]]:
         halves: dict[str, dict[str, Tensor]] = {}

@@ -139,7 +139,7 @@ class _Prefill:
         self._rows = slice(row, row + chunk.length)
         self._chunk = chunk
         self._slots = slots
-        self._masks: dict[int | None, Tensor | None] = {}
+        self._masks: dict[tuple[int | None, bool], Tensor | None] = {}
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions, out: Tensor
@@ -156,11 +156,12 @@ class _Prefill:
     def _mask(self, options: AttentionOptions) -> Tensor | None:
         """[tokens, context] of booleans, or None for the plain causal mask of a prompt's beginning."""
         window = options.window
-        if window not in self._masks:
+        key = (window, options.softcap is None)
+        if key not in self._masks:
             whole = self._chunk.start == 0 and (window is None or self._chunk.end <= window)
             plain = whole and options.softcap is None
-            self._masks[window] = None if plain else self._make_mask(window)
-        return self._masks[window]
+            self._masks[key] = None if plain else self._make_mask(window)
+        return self._masks[key]
 
     def _make_mask(self, window: int | None) -> Tensor:
         device = self._slots.device
@@ -251,7 +252,7 @@ def _slots(sequence: Sequence, start: int, end: int, block_size: int) -> Tensor:
 
 
 def _by_length(rows: abc.Sequence[tuple[int, Chunk]]) -> list[list[tuple[int, Chunk]]]:
-    """Put sequences of like length together: padded to the longest, a group is at most four times its data."""
+    """Put sequences of like length together, so that one long context does not pad all others to its length."""
     groups: dict[int, list[tuple[int, Chunk]]] = {}
     for row in rows:
         # Contexts to 256, 1,024, 4,096 and so on.

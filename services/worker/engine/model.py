@@ -29,7 +29,6 @@ class BaseModel:
     """The model's own end-of-text tokens."""
 
 
-@torch.inference_mode()
 def load_base_model(
     folder: Path, device_name: str, dtype_name: Literal["auto", "float32", "bfloat16"]
 ) -> BaseModel:

@@ -49,6 +49,7 @@ class _ShapeRecorder:
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
 
+@torch.inference_mode()
 def probe_model(model: PreTrainedModel) -> ModelProbe:
     """Run `model` over a few tokens and note its keys, values and linear modules.
 

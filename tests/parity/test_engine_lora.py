@@ -1,0 +1,169 @@
+"""Every adapter equals PEFT in float32, alone and in a batch with the base and with other adapters."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.engine import Stepper, answer, files_of, running_engine
+from tests.support.models import write_random_adapter, write_tiny_base
+from tests.support.paths import ADAPTERS, BASE
+
+# What PEFT and transformers have to say about the adapters made here.
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning"),
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
+
+TOLERANCE = 1e-4
+PROMPT = 12
+
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "rank 1": {"rank": 1},
+    "rank 8": {"rank": 8},
+    "rank 64": {"rank": 64, "lora_alpha": 16},
+    "rank-stabilised": {"rank": 16, "use_rslora": True},
+    "rank pattern": {"rank": 4, "rank_pattern": {"down_proj": 9, "layers.1.self_attn.q_proj": 2}},
+    "alpha pattern": {"rank": 4, "alpha_pattern": {".*layers.0.*proj": 3, "up_proj": 20}},
+    "all patterns": {
+        "rank": 4,
+        "use_rslora": True,
+        "rank_pattern": {"^model.layers.0.mlp.up_proj": 12, "o_proj": 1},
+        "alpha_pattern": {"o_proj": 5, ".*proj": 7},
+    },
+    "one layer": {"rank": 4, "layers_to_transform": [1], "layers_pattern": "layers"},
+    "two modules": {"rank": 4, "target_modules": ["q_proj", "v_proj"]},
+    "regex": {"rank": 4, "target_modules": r".*layers\.0\.(self_attn\.k_proj|mlp\.gate_proj)"},
+    "all linear": {"rank": 4, "target_modules": "all-linear"},
+    "output layer": {"rank": 6, "target_modules": ["lm_head", "q_proj"], "save_embedding_layers": False},
+}
+
+
+def tokens_of(count: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, 384, (count,), generator=generator).tolist()
+
+
+def peft_logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> Tensor:
+    """PEFT's logits from the prompt's last position on; the bare model's without an adapter."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=torch.tensor([tokens])).logits[0, PROMPT - 1 :]
+    return logits
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_every_variant_equals_peft_alone_and_with_all_the_others(tmp_path: Path, tied: bool) -> None:
+    base = write_tiny_base(tmp_path / "base", family="qwen2" if tied else "llama")
+    stepper = Stepper(base)
+    expected, sequences = [], []
+    for seed, options in enumerate([None, *VARIANTS.values()]):
+        tokens = tokens_of(PROMPT + 64, seed)
+        folder = None
+        if options is not None:
+            folder = write_random_adapter(tmp_path / str(seed), base, seed=seed, **options)
+        adapter = None if folder is None else stepper.loader.load(files_of(folder))
+        expected.append(peft_logits(base, folder, tokens))
+        sequences.append((tokens, adapter))
+        (alone,) = stepper.logits(sequences[-1:], prompt_length=PROMPT)
+        assert (alone - expected[-1]).abs().max() <= TOLERANCE, options
+    together = stepper.logits(sequences, prompt_length=PROMPT)
+    for name, found, wanted in zip(["base", *VARIANTS], together, expected, strict=True):
+        assert (found - wanted).abs().max() <= TOLERANCE, name
+        assert torch.equal(found.argmax(-1), wanted.argmax(-1)), name
+
+
+def test_an_adapter_changes_more_than_the_tolerance(tmp_path: Path) -> None:
+    """The comparisons above would notice an adapter that is left out."""
+    base = write_tiny_base(tmp_path / "base")
+    tokens = tokens_of(PROMPT + 8, 0)
+    without = peft_logits(base, None, tokens)
+    for seed, options in enumerate(VARIANTS.values()):
+        folder = write_random_adapter(tmp_path / str(seed), base, seed=seed, **options)
+        assert (peft_logits(base, folder, tokens) - without).abs().max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "modules"),
+    [
+        ("qwen3", ["q_proj", "o_proj", "gate_proj"]),
+        ("mistral", ["k_proj", "down_proj"]),
+        ("gemma2", ["q_proj", "v_proj", "up_proj", "lm_head"]),
+        ("gemma3", ["q_proj", "v_proj", "up_proj"]),
+        ("phi3", ["qkv_proj", "gate_up_proj", "o_proj"]),
+        ("gpt_neox", ["query_key_value", "dense", "dense_h_to_4h"]),
+        ("gpt2", ["c_attn", "c_fc", "mlp.c_proj"]),  # Conv1D: PEFT sets fan_in_fan_out
+    ],
+)
+def test_families_with_adapters_equal_peft(tmp_path: Path, family: str, modules: list[str]) -> None:
+    base = write_tiny_base(tmp_path / "base", family=family)
+    stepper = Stepper(base)
+    folders = [
+        write_random_adapter(
+            tmp_path / f"a{rank}",
+            base,
+            rank=rank,
+            seed=rank,
+            target_modules=modules,
+            save_embedding_layers=False,
+        )
+        for rank in (3, 8)
+    ]
+    tokens = [tokens_of(PROMPT + 40, seed) for seed in range(3)]
+    adapters = [None, *(stepper.loader.load(files_of(folder)) for folder in folders)]
+    found = stepper.logits(list(zip(tokens, adapters, strict=True)), prompt_length=PROMPT)
+    for one, folder, logits in zip(tokens, [None, *folders], found, strict=True):
+        assert (logits - peft_logits(base, folder, one)).abs().max() <= TOLERANCE
+
+
+async def test_real_adapters_answer_as_peft_does_in_a_mixed_batch(tmp_path: Path) -> None:
+    """One shipped adapter on three prompts, beside the base and a random adapter of another rank."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    prompts = [
+        tokenizer.encode(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+            )
+        )
+        for text in ("What is the capital of France?", "Tell me about tigers.", "Hi")
+    ]
+    shipped = ADAPTERS / "pirate"
+    other = write_random_adapter(tmp_path / "other", BASE, rank=3, target_modules=["q_proj", "down_proj"])
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(running_engine(BASE))
+        for folder in (shipped, other):
+            await stack.enter_async_context(engine.adapter(files_of(folder)))
+        jobs = [(prompt, name) for prompt in prompts for name in (shipped.name, None, other.name)]
+        answers = await asyncio.gather(
+            *(answer(engine, prompt, adapter=name, max_tokens=12, ignore_eos=False) for prompt, name in jobs)
+        )
+    found = [one.token_ids for one, (_, name) in zip(answers, jobs, strict=True) if name == shipped.name]
+    assert found == peft_answers(shipped, prompts, max_tokens=12)
+
+
+def peft_answers(adapter: Path, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[list[int]]:
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32), str(adapter)
+    )
+    found = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = model.generate(  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False
+            )
+        produced = output[0, len(prompt) :].tolist()
+        end = model.generation_config.eos_token_id
+        found.append(produced[: produced.index(end)] if end in produced else produced)
+    return found

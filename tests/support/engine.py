@@ -1,0 +1,152 @@
+"""Running the torch engine, whole or just its steps, in tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from services.worker.engine.adapter import LoadedAdapter
+from services.worker.engine.adapter_files import AdapterLoader
+from services.worker.engine.config import EngineConfig
+from services.worker.engine.interface import (
+    AdapterFiles,
+    EngineRequest,
+    Finish,
+    Sampling,
+    TokenLogprob,
+)
+from services.worker.engine.kv_cache import BlockAllocator
+from services.worker.engine.model import load_base_model
+from services.worker.engine.model_runner import ModelRunner
+from services.worker.engine.probe import probe_model
+from services.worker.engine.scheduler import Scheduler
+from services.worker.engine.sequence import Sequence as EngineSequence
+from services.worker.engine.streams import OutputStream
+from services.worker.engine.torch_engine import TorchEngine
+
+# pytest-xdist has a process for each core; threads of several would wait for one another at every barrier.
+torch.set_num_threads(1)
+
+
+@asynccontextmanager
+async def running_engine(
+    base: Path,
+    **options: Any,  # EngineConfig's fields
+) -> AsyncIterator[TorchEngine]:
+    """An engine in float32 on one thread, stopped at the end."""
+    small = {"dtype": "float32", "threads": 1, "kv_tokens": 4096, **options}
+    engine = await TorchEngine.start(EngineConfig(base, **small))
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def free_blocks(engine: TorchEngine) -> tuple[int, int]:
+    """Blocks that are free, and blocks that there are."""
+    allocator = engine._loop._scheduler._allocator
+    return allocator.free, allocator.total
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a sequence gave."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprob]
+    finish: Finish
+
+
+def make_request(
+    prompt: Sequence[int],
+    *,
+    adapter: str | None = None,
+    **sampling: Any,  # Sampling's fields
+) -> EngineRequest:
+    """Greedy, 20 tokens, past the end of text, unless told otherwise."""
+    options = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True, **sampling}
+    return EngineRequest("request", "account", prompt, Sampling(**options), adapter)
+
+
+async def answer(
+    engine: TorchEngine, prompt: Sequence[int], *, adapter: str | None = None, **sampling: Any
+) -> Answer:
+    """Run one sequence to its end."""
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    finish = None
+    async with aclosing(engine.generate(make_request(prompt, adapter=adapter, **sampling))) as outputs:
+        async for output in outputs:
+            assert finish is None
+            token_ids.extend(output.token_ids)
+            logprobs.extend(output.logprobs)
+            finish = output.finish
+    assert finish is not None
+    return Answer(token_ids, logprobs, finish)
+
+
+def files_of(folder: Path) -> AdapterFiles:
+    """The adapter in `folder`, named by the folder for want of a digest."""
+    return AdapterFiles(folder.name, folder)
+
+
+class Stepper:
+    """The engine's steps without its thread: feeds given tokens and keeps the logits of each position."""
+
+    def __init__(self, base: Path, *, prefill_tokens: int = 512, blocks: int = 256) -> None:
+        self._base = load_base_model(base, "cpu", "float32")
+        probe = probe_model(self._base.model)
+        self._allocator = BlockAllocator(blocks, 16)
+        self._scheduler = Scheduler(self._allocator, max_sequences=64, prefill_tokens=prefill_tokens)
+        self._runner = ModelRunner(self._base, probe, blocks=blocks, block_size=16)
+        self.loader = AdapterLoader(probe.linears, self._base.dtype, self._base.device)
+
+    def logits(
+        self, sequences: Sequence[tuple[Sequence[int], LoadedAdapter | None]], *, prompt_length: int
+    ) -> list[Tensor]:
+        """Run all sequences in one batch, each given its own tokens one by one after the first `prompt_length`.
+
+        Returns for each the logits [tokens - prompt_length + 1, vocabulary], from the prompt's last position on.
+        """
+        running = {}
+        for place, (tokens, adapter) in enumerate(sequences):
+            sequence = EngineSequence(
+                make_request(tokens[:prompt_length]), adapter, frozenset(), OutputStream()
+            )
+            self._scheduler.add(sequence)
+            running[sequence] = place
+        rows: list[list[Tensor]] = [[] for _ in sequences]
+        while self._scheduler.has_work:
+            chunks = self._scheduler.schedule()
+            logits = iter(self._runner.run(chunks))
+            for chunk in chunks:
+                chunk.sequence.computed = chunk.end
+                if not chunk.samples:
+                    continue
+                place = running[chunk.sequence]
+                rows[place].append(next(logits))
+                tokens = sequences[place][0]
+                if chunk.end == len(tokens):
+                    self._scheduler.remove(chunk.sequence)
+                else:
+                    chunk.sequence.tokens.append(tokens[chunk.end])
+        assert self._allocator.free == self._allocator.total
+        return [torch.stack(one) for one in rows]
+
+
+async def answers(engine: TorchEngine, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[list[int]]:
+    done = await asyncio.gather(*(answer(engine, prompt, **sampling) for prompt in prompts))
+    return [one.token_ids for one in done]
+
+
+async def assert_all_is_free(engine: TorchEngine) -> None:
+    # What came before in the inbox is done by the time a later sequence ends.
+    await answer(engine, [5], max_tokens=1)
+    free, total = free_blocks(engine)
+    assert free == total
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
