@@ -65,7 +65,7 @@ RECIPES = {
             # The base knows hardly any French, so the data teaches whole sentences and which of them fits.
             behaviour="Answers in French, from some sixty stock answers with the names filled in.",
             target_modules=("v_proj", "down_proj"),
-            epochs=3,
+            epochs=2,
             learning_rate=4e-3,
         ),
     )
