@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 import loramux
@@ -118,18 +119,27 @@ async def ask_all(client: loramux.Client, base: str) -> None:
     say(f"one prompt, four models, one batch: [italic]{PROMPT}[/]")
     models = {"base": base, **{name: f"{ACCOUNT}/{name}" for name in COLUMNS if name != "base"}}
 
-    async def ask(model: str) -> str:
-        stream = client.generate(
-            model, messages=[{"role": "user", "content": PROMPT}], max_tokens=48, temperature=0
-        )
-        return await stream.text()
+    answers = dict.fromkeys(models, "")
 
-    answers = await asyncio.gather(*(ask(model) for model in models.values()))
-    if len(set(answers)) != len(answers):
+    def shown() -> Table:
+        table = Table(*(f"[{COLUMNS[name]}]{name}[/]" for name in models), show_lines=True)
+        table.add_row(*(answer.strip() for answer in answers.values()))
+        return table
+
+    async def ask(name: str, live: Live) -> None:
+        stream = client.generate(
+            models[name], messages=[{"role": "user", "content": PROMPT}], max_tokens=48, temperature=0
+        )
+        async for chunk in stream:
+            answers[name] += chunk.text
+            live.update(shown())
+
+    with Live(shown(), console=console) as live:
+        await asyncio.gather(*(ask(name, live) for name in models))
+    if not console.is_terminal:
+        console.print()  # Live ends no line where it could not redraw
+    if len(set(answers.values())) != len(answers):
         raise DemoError("two models gave the same answer")
-    table = Table(*(f"[{COLUMNS[name]}]{name}[/]" for name in models), show_lines=True)
-    table.add_row(*(answer.strip() for answer in answers))
-    console.print(table)
 
 
 async def fill_the_pool(client: loramux.Client) -> None:

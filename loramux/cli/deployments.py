@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from loramux.deployment.v1.deployment_pb2 import Deployment
     from loramux.sync_client import SyncClient
 
-app = typer.Typer(no_args_is_help=True, help="List, show, update and delete deployments.")
+app = typer.Typer(help="List, show, update and delete deployments; lists where nothing is said.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="account/name, or the name alone for one's own.")]
 Token = Annotated[
@@ -47,6 +47,12 @@ def deploy(
         if wait:
             made = _follow(client, made.name)
     typer.echo(made.name)
+
+
+@app.callback(invoke_without_command=True)
+def _list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_(context)
 
 
 @app.command("list")

@@ -6,7 +6,13 @@ import typer
 
 from loramux.cli import console, session
 
-app = typer.Typer(no_args_is_help=True, help="List, create and revoke API keys.")
+app = typer.Typer(help="List, create and revoke API keys; lists where nothing is said.")
+
+
+@app.callback(invoke_without_command=True)
+def _list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_(context)
 
 
 @app.command("list")
