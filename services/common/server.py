@@ -87,20 +87,19 @@ async def run_until_signalled(
     server: RpcServer,
     *,
     while_draining: Callable[[], Awaitable[None]] | None = None,
-    failed: "asyncio.Future[None] | None" = None,
+    failed: "Sequence[asyncio.Future[None]]" = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `while_draining` runs before calls are waited for.
 
-    `failed` ends serving too: a background part without which the service is of no use sets its exception,
-    which is raised here after the drain.
+    `failed` ends serving too: each is a background part without which the service is of no use, and sets its
+    exception, which is raised here after the drain.
     """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled.set)
     waits: set[asyncio.Future[object]] = {asyncio.ensure_future(signalled.wait())}
-    if failed is not None:
-        waits.add(asyncio.ensure_future(_outcome(failed)))
+    waits.update(asyncio.ensure_future(_outcome(part)) for part in failed)
     done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in pending:
         wait.cancel()

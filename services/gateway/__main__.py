@@ -151,7 +151,7 @@ async def serve(settings: GatewaySettings) -> None:
         await run_until_signalled(
             gateway.server,
             while_draining=gateway.while_draining,
-            failed=gateway.failed,
+            failed=[gateway.failed],
         )
 
 

@@ -108,7 +108,7 @@ async def serve(settings: RegistrySettings) -> None:
         await deployments.resume(routes)
         await server.start()
         await server.ready()
-        await run_until_signalled(server, while_draining=end_streams, failed=leases)
+        await run_until_signalled(server, while_draining=end_streams, failed=[leases])
     finally:
         leases.cancel()
         await rollouts.stop()

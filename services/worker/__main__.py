@@ -90,7 +90,7 @@ async def serve(settings: WorkerSettings) -> None:
             generator.drain()
             await lease.drain()
 
-        await run_until_signalled(server, while_draining=refuse_new, failed=leased)
+        await run_until_signalled(server, while_draining=refuse_new, failed=[leased, engine.failed])
 
 
 async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine":

@@ -170,7 +170,7 @@ async def test_a_drain_lets_a_running_call_end(tmp_path: Path) -> None:
         proceed.set()
 
     async with grpc.aio.insecure_channel(address_file.read_text()) as channel:
-        run = asyncio.create_task(run_until_signalled(server, while_draining=draining, failed=failed))
+        run = asyncio.create_task(run_until_signalled(server, while_draining=draining, failed=[failed]))
         call = inference_pb2_grpc.InferenceServiceStub(channel).Generate(inference_pb2.GenerateRequest())
         await asyncio.wait_for(entered.wait(), 5)
         failed.set_exception(RuntimeError("the engine is gone"))

@@ -140,6 +140,8 @@ async def test_a_defect_of_the_loop_leaves_nobody_waiting(
         for _ in range(2):
             with pytest.raises(EngineStoppedError):
                 await answer(engine, PROMPTS[1])
+        with pytest.raises(EngineStoppedError):
+            await asyncio.wait_for(asyncio.shield(engine.failed), 5)
 
 
 async def test_stopping_ends_what_runs_and_what_comes_after(base: Path) -> None:

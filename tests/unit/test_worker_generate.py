@@ -37,6 +37,10 @@ class ScriptedEngine:
         self.closed = 0
         self.ended = asyncio.Event()
 
+    @property
+    def failed(self) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
+
     @asynccontextmanager
     async def adapter(self, _files: AdapterFiles) -> AsyncIterator[None]:
         yield

@@ -32,11 +32,21 @@ class LoopStats:
 class EngineLoop:
     """Owns the scheduler and the runner; all but its thread go through `submit`, `cancel` and `stop`."""
 
-    def __init__(self, scheduler: Scheduler, runner: ModelRunner, outbox: Outbox, *, threads: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        outbox: Outbox,
+        *,
+        threads: int,
+        on_failure: Callable[[], None],
+    ) -> None:
+        """`on_failure` is called on the engine's thread when a defect of the loop itself has ended it."""
         self._scheduler = scheduler
         self._runner = runner
         self._outbox = outbox
         self._threads = threads
+        self._on_failure = on_failure
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._ended = False
@@ -85,6 +95,7 @@ class EngineLoop:
                 self._publish()
         except Exception:  # a defect of the loop itself: nobody may be left waiting for it
             _log.exception("engine_loop_failed")
+            self._on_failure()
         finally:
             self._end_all()
 

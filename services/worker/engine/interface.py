@@ -4,6 +4,7 @@ Everything here is plain Python. An engine owns its device and a thread or proce
 are called from the worker's event loop and never block it.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -129,6 +130,11 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Counts as of the last step."""
+        ...
+
+    @property
+    def failed(self) -> "asyncio.Future[None]":
+        """Gets EngineStoppedError as its exception once the engine can run nothing more; never a result."""
         ...
 
     async def stop(self) -> None:

@@ -39,11 +39,14 @@ class TorchEngine:
         self._executor = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="adapter-load")
         loader = AdapterLoader(probe.linears, base.dtype, base.device)
         self._slots = AdapterSlots(config.adapter_slots, loader.load, self._executor)
+        self._event_loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
             Scheduler(allocator, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
             ModelRunner(base, probe, blocks=allocator.total, block_size=config.block_size),
-            Outbox(asyncio.get_running_loop()),
+            Outbox(self._event_loop),
             threads=config.resolved_threads(),
+            on_failure=self._tell_failure,
         )
 
     @classmethod
@@ -84,6 +87,11 @@ class TorchEngine:
             completion_tokens_total=loop.completion_tokens_total,
         )
 
+    @property
+    def failed(self) -> "asyncio.Future[None]":
+        """See Engine.failed."""
+        return self._failed
+
     async def stop(self) -> None:
         """See Engine.stop."""
         self._slots.close()
@@ -112,6 +120,16 @@ class TorchEngine:
         finally:
             if not ended:
                 self._loop.cancel(sequence)
+
+    def _tell_failure(self) -> None:
+        """On the engine's thread. On a loop that is closed nobody listens any more."""
+        if not self._event_loop.is_closed():
+            self._event_loop.call_soon_threadsafe(self._set_failed)
+
+    def _set_failed(self) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(EngineStoppedError("the engine's loop has failed"))
+            self._failed.exception()  # seen, so that nobody need listen
 
     def _held(self, digest: str | None) -> LoadedAdapter | None:
         if digest is None:
