@@ -22,8 +22,8 @@ from services.worker.engine.interface import (
 )
 from services.worker.engine.kv_cache import BlockAllocator
 from services.worker.engine.model import load_base_model
-from services.worker.engine.model_runner import ModelRunner
 from services.worker.engine.probe import probe_model
+from services.worker.engine.runner import make_runner
 from services.worker.engine.scheduler import Scheduler
 from services.worker.engine.sequence import Sequence as EngineSequence
 from services.worker.engine.streams import OutputStream
@@ -98,13 +98,15 @@ def files_of(folder: Path) -> AdapterFiles:
 class Stepper:
     """The engine's steps without its thread: feeds given tokens and keeps the logits of each position."""
 
-    def __init__(self, base: Path, *, prefill_tokens: int = 512, blocks: int = 256) -> None:
+    def __init__(
+        self, base: Path, *, prefill_tokens: int = 512, blocks: int = 256, use_kernels: bool = True
+    ) -> None:
         self._base = load_base_model(base, "cpu", "float32")
         probe = probe_model(self._base.model)
         self._allocator = BlockAllocator(blocks, 16)
         self._scheduler = Scheduler(self._allocator, max_sequences=64, prefill_tokens=prefill_tokens)
-        self._runner = ModelRunner(self._base, probe, blocks=blocks, block_size=16)
-        self.loader = AdapterLoader(probe.linears, self._base.dtype, self._base.device)
+        self._runner = make_runner(self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels)
+        self.loader = AdapterLoader(probe.linears, self._base.dtype, self._base.device, self._runner.pack)
 
     def logits(
         self, sequences: Sequence[tuple[Sequence[int], LoadedAdapter | None]], *, prompt_length: int

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from services.worker.engine.kernels import PackedAdapter
+
 
 @dataclass(frozen=True)
 class LoraPair:
@@ -18,8 +20,11 @@ class LoraPair:
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """An adapter's weights on the device, by the path of the module they adapt. Immutable."""
+    """An adapter's weights on the device, in the form that the engine's runner takes. Immutable."""
 
     digest: str
     pairs: Mapping[str, LoraPair]
+    """By the path of the module they adapt; empty where they are packed."""
     nbytes: int
+    packed: PackedAdapter | None = None
+    """For the native kernels."""

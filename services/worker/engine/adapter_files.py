@@ -1,7 +1,7 @@
 """Reads an adapter's two files into the exact factors of every module that it adapts, or refuses them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from services.common.logs import get_logger
 from services.worker.engine.adapter import LoadedAdapter, LoraPair
 from services.worker.engine.adapter_config import read_config
 from services.worker.engine.interface import AdapterFiles
+from services.worker.engine.kernels import PackedAdapter
 from services.worker.engine.probe import LinearModule
 
 _log = get_logger(__name__)
@@ -31,6 +32,8 @@ class AdapterLoader:
     """The modules that may be adapted, by path."""
     dtype: torch.dtype
     device: torch.device
+    pack: Callable[[Mapping[str, LoraPair]], PackedAdapter] | None = None
+    """Brings the weights into the form of the native kernels, where those run."""
 
     @torch.inference_mode()
     def load(self, files: AdapterFiles) -> LoadedAdapter:
@@ -61,9 +64,15 @@ class AdapterLoader:
             )
         if not pairs:
             raise _invalid(NAME, "without tensors", "LoRA weights of at least one module")
-        nbytes = sum(pair.a.nbytes + pair.b.nbytes for pair in pairs.values())
-        _log.info("adapter_loaded", digest=files.digest, modules=len(pairs), bytes=nbytes)
-        return LoadedAdapter(files.digest, pairs, nbytes)
+        adapter = self._in_form(files.digest, pairs)
+        _log.info("adapter_loaded", digest=files.digest, modules=len(pairs), bytes=adapter.nbytes)
+        return adapter
+
+    def _in_form(self, digest: str, pairs: Mapping[str, LoraPair]) -> LoadedAdapter:
+        if self.pack is not None:
+            packed = self.pack(pairs)
+            return LoadedAdapter(digest, {}, packed.nbytes, packed)
+        return LoadedAdapter(digest, pairs, sum(pair.a.nbytes + pair.b.nbytes for pair in pairs.values()))
 
     def _read(self, files: AdapterFiles) -> dict[str, dict[str, Tensor]]:
         halves: dict[str, dict[str, Tensor]] = {}

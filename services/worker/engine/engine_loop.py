@@ -10,7 +10,7 @@ from torch import Tensor
 
 from services.common.logs import get_logger
 from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish
-from services.worker.engine.model_runner import ModelRunner
+from services.worker.engine.runner import Runner
 from services.worker.engine.sampler import Sampled, SampleRow, sample
 from services.worker.engine.scheduler import Chunk, Scheduler
 from services.worker.engine.sequence import Sequence
@@ -35,7 +35,7 @@ class EngineLoop:
     def __init__(
         self,
         scheduler: Scheduler,
-        runner: ModelRunner,
+        runner: Runner,
         outbox: Outbox,
         *,
         threads: int,

@@ -32,6 +32,8 @@ class ModelProbe:
 
     kv_shapes: Mapping[int, KvShape]
     """By layer."""
+    attention: Mapping[int, AttentionOptions]
+    """What each layer asks of its attention."""
     linears: Mapping[str, LinearModule]
     """By path. Modules that saw some other number of rows (routed experts) are not among them."""
 
@@ -41,11 +43,13 @@ class _ShapeRecorder:
 
     def __init__(self) -> None:
         self.shapes: dict[int, KvShape] = {}
+        self.options: dict[int, AttentionOptions] = {}
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, _options: AttentionOptions
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions
     ) -> Tensor:
         self.shapes[layer] = KvShape(key.shape[0], key.shape[2], value.shape[2])
+        self.options[layer] = options
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
 
@@ -89,7 +93,7 @@ def probe_model(model: PreTrainedModel) -> ModelProbe:
         for path, module in candidates.items()
         if rows_seen.get(path) in ([_TOKENS], [_SAMPLED])
     }
-    return ModelProbe(paging.shapes, linears)
+    return ModelProbe(paging.shapes, paging.options, linears)
 
 
 def _rows(x: Tensor) -> int:

@@ -19,8 +19,8 @@ from services.worker.engine.interface import (
 )
 from services.worker.engine.kv_cache import BlockAllocator
 from services.worker.engine.model import BaseModel, load_base_model
-from services.worker.engine.model_runner import ModelRunner
 from services.worker.engine.probe import ModelProbe, probe_model
+from services.worker.engine.runner import make_runner
 from services.worker.engine.scheduler import Scheduler
 from services.worker.engine.sequence import Sequence
 from services.worker.engine.slots import AdapterSlots
@@ -37,13 +37,20 @@ class TorchEngine:
         self._base = base
         self._context_length = min(base.context_length, allocator.total * config.block_size)
         self._executor = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="adapter-load")
-        loader = AdapterLoader(probe.linears, base.dtype, base.device)
+        runner = make_runner(
+            base,
+            probe,
+            blocks=allocator.total,
+            block_size=config.block_size,
+            use_kernels=config.kernels == "auto",
+        )
+        loader = AdapterLoader(probe.linears, base.dtype, base.device, runner.pack)
         self._slots = AdapterSlots(config.adapter_slots, loader.load, self._executor)
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
             Scheduler(allocator, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
-            ModelRunner(base, probe, blocks=allocator.total, block_size=config.block_size),
+            runner,
             Outbox(self._event_loop),
             threads=config.resolved_threads(),
             on_failure=self._tell_failure,

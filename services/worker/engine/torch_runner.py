@@ -1,4 +1,4 @@
-"""Runs one step: a batch of chunks through the model, in one forward."""
+"""One step in torch: a batch of chunks through transformers' own model code, in one forward."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from services.worker.engine.probe import ModelProbe
 from services.worker.engine.scheduler import Chunk
 
 
-class ModelRunner:
-    """A base model with its cache of keys and values, and the places where adapters apply."""
+class TorchRunner:
+    """Runs any model that keeps to transformers' interfaces, on any device. The reference for what is faster."""
 
     def __init__(self, base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int) -> None:
         self._base = base
@@ -23,12 +23,14 @@ class ModelRunner:
             probe.kv_shapes, blocks=blocks, block_size=block_size, dtype=base.dtype, device=base.device
         )
 
+    @property
+    def pack(self) -> None:
+        """See Runner.pack."""
+        return
+
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Compute the chunks, and keep their keys and values.
-
-        Returns the logits [n, vocabulary] that follow the n chunks that sample, in their order.
-        """
+        """See Runner.run."""
         tokens: list[int] = []
         positions: list[int] = []
         sampled: list[int] = []

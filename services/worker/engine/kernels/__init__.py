@@ -1,0 +1,38 @@
+"""Native CPU kernels: small C++ sources, compiled at first start for the CPU at hand.
+
+`load_kernels` gives them, or None where nothing compiles. Everything else takes what it gives:
+
+- sites.py: what an adapter does at the places of a model, and whose each row of a batch is
+- linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call; LoRA alone
+- attention.py: the paged cache, attention over it, rotary embedding on the way into it
+- rowwise.py: RMSNorm, gates, greedy choice
+- reference.py: the same in torch
+"""
+
+from services.worker.engine.kernels.attention import PackedCache, PagedAttention, RotaryWriter, SequenceBatch
+from services.worker.engine.kernels.library import Kernels, load_kernels
+from services.worker.engine.kernels.linear import Activation, LoraAdd, PackedLinear, linear_bytes
+from services.worker.engine.kernels.packing import Arena
+from services.worker.engine.kernels.rowwise import RmsNorm, argmax, gate
+from services.worker.engine.kernels.sites import Delta, LoraRuns, PackedAdapter, Site
+
+__all__ = [
+    "Activation",
+    "Arena",
+    "Delta",
+    "Kernels",
+    "LoraAdd",
+    "LoraRuns",
+    "PackedAdapter",
+    "PackedCache",
+    "PackedLinear",
+    "PagedAttention",
+    "RmsNorm",
+    "RotaryWriter",
+    "SequenceBatch",
+    "Site",
+    "argmax",
+    "gate",
+    "linear_bytes",
+    "load_kernels",
+]

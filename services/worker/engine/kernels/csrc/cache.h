@@ -1,0 +1,132 @@
+// The paged cache of keys and values, and rotary embedding on the way into it.
+//
+// Inside a block every head is a packed matrix (see microkernel.h), so that attention multiplies straight from the cache:
+// keys with positions as columns and key_dim deep, values with value_dim as columns and positions deep.
+#pragma once
+
+#include <cmath>
+
+#include "pack.h"
+#include "scratch.h"
+
+namespace lm {
+
+// One head of one block, in elements.
+template <class Mode>
+inline int64_t keys_of(const LmCache& cache) {
+  return cache.block_size * steps_of<Mode>(cache.key_dim) * Mode::kStep;
+}
+
+template <class Mode>
+inline int64_t values_of(const LmCache& cache) {
+  return ceil_div(cache.value_dim, kLanes) * kLanes * cache.block_size;
+}
+
+template <class Mode>
+inline typename Mode::Weight* keys_at(const LmCache& cache, int64_t block, int64_t head) {
+  return static_cast<typename Mode::Weight*>(cache.keys) + (block * cache.kv_heads + head) * keys_of<Mode>(cache);
+}
+
+template <class Mode>
+inline typename Mode::Weight* values_at(const LmCache& cache, int64_t block, int64_t head) {
+  return static_cast<typename Mode::Weight*>(cache.values) + (block * cache.kv_heads + head) * values_of<Mode>(cache);
+}
+
+template <class Mode>
+inline void write_key(const LmCache& cache, int64_t slot, int64_t head, const float* key) {
+  int64_t offset = slot % cache.block_size;
+  typename Mode::Weight* to = keys_at<Mode>(cache, slot / cache.block_size, head) +
+                              offset / kLanes * block_of<Mode>(cache.key_dim) + offset % kLanes * Mode::kStep;
+  int64_t steps = steps_of<Mode>(cache.key_dim);
+  for (int64_t s = 0; s < steps; ++s)
+    for (int64_t i = 0; i < Mode::kStep; ++i) {
+      int64_t c = s * Mode::kStep + i;
+      put(to + s * kLanes * Mode::kStep + i, c < cache.key_dim ? key[c] : 0.0f);
+    }
+}
+
+// Writing the first position of a depth step clears the rest of it: attention multiplies whole steps, and what a
+// sequence before left there may not even be a number.
+template <class Mode, class T>
+inline void write_value(const LmCache& cache, int64_t slot, int64_t head, const T* value) {
+  int64_t offset = slot % cache.block_size;
+  int64_t place = offset % Mode::kStep;
+  typename Mode::Weight* to = values_at<Mode>(cache, slot / cache.block_size, head) + (offset - place) * kLanes;
+  int64_t block = block_of<Mode>(cache.block_size);
+  for (int64_t c = 0; c < cache.value_dim; ++c) {
+    typename Mode::Weight* step = to + c / kLanes * block + c % kLanes * Mode::kStep;
+    put(step + place, to_float(value[c]));
+    if (place == 0)
+      for (int64_t i = 1; i < Mode::kStep; ++i) put(step + i, 0.0f);
+  }
+}
+
+// RMSNorm of one head where a weight is given, then the rotation, in float32.
+template <class T>
+inline void turn(const T* from, float* head, const LmRope& job, int64_t row, const float* norm) {
+  const int64_t dim = job.cache.key_dim;
+  for (int64_t i = 0; i < dim; i += kLanes) store_part(head + i, load_part(from + i, dim - i), dim - i);
+  if (norm) {
+    Vec squares{};
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      Vec x = load_part(head + i, dim - i);
+      squares += x * x;
+    }
+    float factor = 1.0f / std::sqrt(sum(squares) / static_cast<float>(dim) + static_cast<float>(job.eps));
+    for (int64_t i = 0; i < dim; i += kLanes)
+      store_part(head + i, load_part(head + i, dim - i) * splat(factor) * load_part(norm + i, dim - i), dim - i);
+  }
+  const int64_t half = job.rotary / 2;
+  const float* cos = job.cos + row * half;
+  const float* sin = job.sin + row * half;
+  for (int64_t i = 0; i < half; i += kLanes) {
+    Vec x = load_part(head + i, half - i), y = load_part(head + half + i, half - i);
+    Vec c = load_part(cos + i, half - i), s = load_part(sin + i, half - i);
+    store_part(head + i, x * c - y * s, half - i);
+    store_part(head + half + i, y * c + x * s, half - i);
+  }
+}
+
+// Turns q in place, and k on its way into the cache together with v. `room`: key_dim floats of this thread's own.
+template <class Mode, class T>
+void rope_stage(Member& member, const LmRope& job, float* room) {
+  T* q = static_cast<T*>(job.q);
+  const T* k = static_cast<const T*>(job.k);
+  const T* v = static_cast<const T*>(job.v);
+  const LmCache& cache = job.cache;
+  const int64_t dim = cache.key_dim;
+  constexpr int64_t kRowsATask = 4;
+  // Rows that share a depth step of the values are one thread's business.
+  auto joined = [&](int64_t row) {
+    return row > 0 && row < job.rows && job.slots[row] % Mode::kStep != 0 && job.slots[row - 1] + 1 == job.slots[row];
+  };
+  member.each(ceil_div(job.rows, kRowsATask), [&](int64_t task) {
+    int64_t row = task * kRowsATask;
+    int64_t end = std::min(row + kRowsATask, job.rows);
+    while (joined(row)) ++row;
+    while (joined(end)) ++end;
+    for (; row < end; ++row) {
+      for (int64_t head = 0; head < job.heads; ++head) {
+        T* at = q + row * job.q_stride + head * job.q_head;
+        turn(at, room, job, row, job.q_norm);
+        for (int64_t i = 0; i < dim; i += kLanes) store_part(at + i, load_part(room + i, dim - i), dim - i);
+      }
+      for (int64_t head = 0; head < cache.kv_heads; ++head) {
+        turn(k + row * job.k_stride + head * job.k_head, room, job, row, job.k_norm);
+        write_key<Mode>(cache, job.slots[row], head, room);
+        write_value<Mode>(cache, job.slots[row], head, v + row * job.v_stride + head * job.v_head);
+      }
+    }
+  });
+}
+
+template <class Mode>
+void rope(const LmRope& job) {
+  int64_t room = operand_stride(job.cache.key_dim);
+  float* rooms = Scratch::fresh().take<float>(job.threads * room);
+  run_team(job.threads, [&](Member& member) {
+    rope_stage<Mode, typename Mode::Weight>(member, job, rooms + member.id() * room);
+  });
+}
+
+}  // namespace lm

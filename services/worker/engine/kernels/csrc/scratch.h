@@ -1,0 +1,72 @@
+// Working memory that outlives a call, so that a step allocates nothing once it has seen its largest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+namespace lm {
+
+// Hands out pieces until reset. Only the thread that calls into the library takes any, before the team starts.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { release(); }
+
+  // The calling thread's own, emptied.
+  static Scratch& fresh() {
+    static thread_local Scratch scratch;
+    scratch.reset();
+    return scratch;
+  }
+
+  // Room for `count` values of T, aligned to a page; what it holds is undefined. Throws std::bad_alloc.
+  template <class T>
+  T* take(int64_t count) {
+    size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kPage - 1) / kPage * kPage + kPage;
+    if (blocks_.empty() || used_ + bytes > blocks_.back().size) add(bytes);
+    char* piece = static_cast<char*>(blocks_.back().memory) + used_;
+    used_ += bytes;
+    return reinterpret_cast<T*>(piece);
+  }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  struct Block {
+    void* memory;
+    size_t size;
+  };
+
+  void add(size_t bytes) {
+    blocks_.reserve(blocks_.size() + 1);
+    void* memory = std::aligned_alloc(kPage, bytes);
+    if (!memory) throw std::bad_alloc();
+    blocks_.push_back({memory, bytes});
+    used_ = 0;
+  }
+
+  // Several blocks mean that the last call outgrew what there was: one of the sum serves the next like it.
+  void reset() {
+    size_t total = 0;
+    for (const Block& block : blocks_) total += block.size;
+    if (blocks_.size() > 1) {
+      release();
+      add(total);
+    }
+    used_ = 0;
+  }
+
+  void release() {
+    for (const Block& block : blocks_) std::free(block.memory);
+    blocks_.clear();
+  }
+
+  std::vector<Block> blocks_;
+  size_t used_ = 0;
+};
+
+}  // namespace lm

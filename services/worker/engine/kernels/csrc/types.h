@@ -1,0 +1,171 @@
+// What Python hands over. Every field is eight bytes wide, so that `library.py` can mirror a struct field by field.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+// One projection: y[:, offset : offset + n] of its site's output.
+struct LmSegment {
+  const void* weight;  // packed, n columns
+  const float* bias;   // [n], or null
+  int64_t n;
+  int64_t offset;
+};
+
+// Projections that read the same input: q, k, v; or gate and up.
+struct LmSite {
+  int64_t k;
+  int64_t count;
+  LmSegment segment[3];
+};
+
+// What an adapter does to one projection: y = (y + scale B A x) * multiplier + bias.
+struct LmAdapterPart {
+  const void* b;            // packed, n columns of depth `rank`
+  int64_t rank;             // rounded up to whole depth steps; 0: nothing is added
+  int64_t column;           // where the shrunk values of this projection begin
+  const float* multiplier;  // [n], or null
+  const float* bias;        // [n], or null
+};
+
+struct LmAdapterSite {
+  const void* a;        // packed, `width` columns: the A of all projections side by side
+  const float* scales;  // [width]
+  int64_t width;        // a multiple of the lanes; 0: nothing is shrunk
+  int64_t touched;      // not 0: some part changes the output
+  LmAdapterPart part[3];
+};
+
+// Consecutive rows of one adapter; rows of the base are in no run.
+struct LmRun {
+  int64_t row;
+  int64_t rows;
+  const LmAdapterSite* sites;
+};
+
+struct LmRuns {
+  const LmRun* run;
+  int64_t count;
+  int64_t site;   // which of the adapter's sites this call is about
+  int64_t width;  // the largest LmAdapterSite::width there
+};
+
+struct LmPack {
+  const void* from;  // [n, k] in the storage type
+  int64_t row_stride;
+  int64_t column_stride;
+  int64_t n;
+  int64_t k;
+  void* to;
+  int64_t to_column;  // the packed column that takes row 0; the target has been zeroed
+};
+
+struct LmLinear {
+  const LmSite* site;
+  const void* x;
+  int64_t x_stride;
+  void* y;
+  int64_t y_stride;
+  int64_t rows;
+  int64_t activation;  // LmActivation; other than none, y = act(segment 0) * segment 1
+  int64_t add;         // not 0: y += what the adapters do, and the weights are not looked at
+  LmRuns runs;
+  int64_t threads;
+};
+
+enum LmActivation : int64_t { kNone = 0, kSilu = 1, kGeluTanh = 2 };
+
+// Where keys and values lie; see attention.h for the order inside a block.
+struct LmCache {
+  void* keys;
+  void* values;
+  int64_t block_size;
+  int64_t kv_heads;
+  int64_t key_dim;
+  int64_t value_dim;
+};
+
+// The sequences of a step. Their rows follow one another in the batch.
+struct LmSequences {
+  const int32_t* first_row;  // [count + 1]
+  const int32_t* context;    // [count], positions there are, the step's own rows included
+  const int32_t* blocks;     // [count, block_stride]
+  int64_t block_stride;
+  int64_t count;
+};
+
+struct LmAttention {
+  LmCache cache;
+  LmSequences sequences;
+  const void* q;  // [rows, heads, key_dim]
+  int64_t q_stride;  // from row to row
+  int64_t q_head;    // from head to head
+  void* out;         // [rows, heads * value_dim]
+  int64_t out_stride;
+  int64_t heads;
+  int64_t window;  // positions a query sees, its own included; 0: all
+  double scale;
+  double softcap;  // 0: none
+  int64_t threads;
+};
+
+struct LmRope {
+  LmCache cache;
+  void* q;  // [rows, heads, key_dim], turned in place
+  int64_t q_stride;
+  int64_t q_head;
+  const void* k;  // [rows, kv_heads, key_dim]
+  int64_t k_stride;
+  int64_t k_head;
+  const void* v;  // [rows, kv_heads, value_dim]
+  int64_t v_stride;
+  int64_t v_head;
+  const float* cos;  // [rows, rotary / 2]
+  const float* sin;
+  const int64_t* slots;  // [rows], block * block_size + offset
+  const float* q_norm;   // [key_dim], or null
+  const float* k_norm;
+  double eps;
+  int64_t rows;
+  int64_t heads;
+  int64_t rotary;  // how many of a head's first numbers turn
+  int64_t threads;
+};
+
+struct LmNorm {
+  const void* x;
+  int64_t x_stride;
+  void* residual;  // [rows, n], becomes residual + x and is what is normed; or null
+  int64_t residual_stride;
+  void* y;
+  int64_t y_stride;
+  const float* weight;  // [n]
+  double eps;
+  int64_t rows;
+  int64_t n;
+  int64_t threads;
+};
+
+struct LmGate {
+  const void* gate;
+  const void* up;
+  int64_t stride;
+  void* y;
+  int64_t y_stride;
+  int64_t rows;
+  int64_t n;
+  int64_t activation;
+  int64_t threads;
+};
+
+struct LmArgmax {
+  const void* x;
+  int64_t x_stride;
+  int64_t* index;  // [rows]; -1 where a row holds NaN
+  int64_t rows;
+  int64_t n;
+  int64_t threads;
+};
+
+}  // extern "C"

@@ -1,0 +1,50 @@
+"""What computes a step, and the choice between the forms there are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from services.common.logs import get_logger
+from services.worker.engine.adapter import LoraPair
+from services.worker.engine.kernels import PackedAdapter, load_kernels
+from services.worker.engine.model import BaseModel
+from services.worker.engine.native_decoder import NativeDecoder, why_not_native
+from services.worker.engine.native_runner import NativeRunner
+from services.worker.engine.probe import ModelProbe
+from services.worker.engine.scheduler import Chunk
+from services.worker.engine.torch_runner import TorchRunner
+
+_log = get_logger(__name__)
+
+
+class Runner(Protocol):
+    """A base model with its cache of keys and values, and the places where adapters apply."""
+
+    @property
+    def pack(self) -> Callable[[Mapping[str, LoraPair]], PackedAdapter] | None:
+        """How an adapter's weights get into the runner's form; None where they are taken as they are."""
+        ...
+
+    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Compute the chunks, and keep their keys and values.
+
+        Returns the logits [n, vocabulary] that follow the n chunks that sample, in their order.
+        """
+        ...
+
+
+def make_runner(
+    base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int, use_kernels: bool
+) -> Runner:
+    """The fastest runner for this model on this device; says which, and what is lost where it is not the native one."""
+    why = "turned off" if not use_kernels else why_not_native(base, block_size)
+    if why is None:
+        kernels = load_kernels(base.dtype)
+        if kernels is not None:
+            _log.info("runner_chosen", runner="native", isa=kernels.isa.name, mode=kernels.mode.name)
+            decoder = NativeDecoder(base, probe, kernels, blocks=blocks + 1, block_size=block_size)
+            return NativeRunner(decoder)
+        why = "the kernels do not compile here"
+    _log.info("runner_chosen", runner="torch", why_not_native=why)
+    return TorchRunner(base, probe, blocks=blocks, block_size=block_size)

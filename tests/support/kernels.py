@@ -1,0 +1,44 @@
+"""Kernels for tests: every way of multiplying that this machine has, and what it may be off by."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+
+from services.worker.engine.kernels import Kernels, load_kernels
+from services.worker.engine.kernels.build import Isa, Mode, usable_isas
+
+BEST = usable_isas()[0]
+MODES = [pytest.param((BEST, mode), id=mode.name) for mode in BEST.modes]
+"""For parametrizing over what runs here."""
+OTHERS = [
+    pytest.param((isa, mode), id=f"{isa.name}-{mode.name}")
+    for isa in usable_isas()[1:]
+    if isa.name != "avx512"
+    for mode in isa.modes
+]
+"""What would run on lesser machines."""
+
+
+@functools.cache
+def kernels_of(way: tuple[Isa, Mode]) -> Kernels:
+    isa, mode = way
+    kernels = load_kernels(mode.dtype, isa=isa, mode=mode)
+    if kernels is None:
+        pytest.skip("no C++ compiler here")
+    return kernels
+
+
+def random(kernels: Kernels, *shape: int, seed: int = 0, spread: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return (torch.randn(*shape, generator=generator) * spread).to(kernels.dtype)
+
+
+def assert_near(kernels: Kernels, got: Tensor, expected: Tensor, *, roundings: int = 1) -> None:
+    """Equal to 1e-5 in float32; in bfloat16, to `roundings` roundings of numbers as large as any in the row."""
+    assert got.shape == expected.shape
+    scale = expected.abs().amax(dim=-1, keepdim=True).clamp_min(1e-3)
+    unit = 1e-5 if kernels.dtype is torch.float32 else 2**-8 * roundings
+    worst = float(((got.float() - expected).abs() / scale).max()) if got.numel() else 0.0
+    assert worst <= unit, f"off by {worst:.2e} of the row's largest, {unit:.2e} allowed"
