@@ -57,7 +57,9 @@ def model_sites() -> list[Site]:
     return [Site(4 * layer + place, *SITES[place]) for layer in range(LAYERS) for place in range(len(SITES))]
 
 
-def make_adapter(kernels: Kernels, sites: Sequence[Site]) -> tuple[PackedAdapter, dict[tuple[int, int], Delta]]:
+def make_adapter(
+    kernels: Kernels, sites: Sequence[Site]
+) -> tuple[PackedAdapter, dict[tuple[int, int], Delta]]:
     deltas = {
         (site.index, place): Delta(
             torch.randn(RANK, site.inputs).to(BFLOAT16), torch.randn(outputs, RANK).to(BFLOAT16) * 0.01
@@ -99,7 +101,9 @@ def bench_lora(kernels: Kernels, bandwidth: float, rounds: int) -> None:
                 x = inputs[site.inputs].view(count, rows, site.inputs)
                 y = outputs[site.width].view(count, rows, site.width)
                 for offset, width, a, b in stack:
-                    y[..., offset : offset + width] += torch.bmm(torch.bmm(x, a.transpose(1, 2)), b.transpose(1, 2))
+                    y[..., offset : offset + width] += torch.bmm(
+                        torch.bmm(x, a.transpose(1, 2)), b.transpose(1, 2)
+                    )
 
         times = [1e3 * one for one in fastest([native, masked, batched], rounds)]
         floor = 1e3 * count * adapters[0][0].nbytes / bandwidth
@@ -107,7 +111,9 @@ def bench_lora(kernels: Kernels, bandwidth: float, rounds: int) -> None:
         print(f"{f'{count} x {rows}':>16} {row} {times[0] / floor:13.2f}")
 
 
-def _stack(deltas: Sequence[dict[tuple[int, int], Delta]], site: Site) -> list[tuple[int, int, Tensor, Tensor]]:
+def _stack(
+    deltas: Sequence[dict[tuple[int, int], Delta]], site: Site
+) -> list[tuple[int, int, Tensor, Tensor]]:
     """Offset, width, A [adapters, rank, in], B [adapters, out, rank] of each projection."""
     stack = []
     for place, (offset, width) in enumerate(zip(site.offsets, site.outputs, strict=True)):
@@ -129,7 +135,14 @@ def bench_attention(kernels: Kernels, bandwidth: float, rounds: int) -> None:
         blocks = torch.randperm(count * held).view(count, held).tolist()
         batch = SequenceBatch([1] * count, [context] * count, blocks, block_size=block_size)
         caches = [
-            PackedCache(kernels, blocks=count * held, block_size=block_size, kv_heads=KV_HEADS, key_dim=HEAD, value_dim=HEAD)
+            PackedCache(
+                kernels,
+                blocks=count * held,
+                block_size=block_size,
+                kv_heads=KV_HEADS,
+                key_dim=HEAD,
+                value_dim=HEAD,
+            )
             for _ in range(layers)
         ]
         for cache in caches:
@@ -158,7 +171,9 @@ def bench_attention(kernels: Kernels, bandwidth: float, rounds: int) -> None:
 def _bench_prefill(kernels: Kernels, rounds: int) -> None:
     print(f"{'prompt rows':>12} {'context':>8} {'kernel':>8} {'SDPA':>8} {'GFLOP/s':>8}")
     for rows, context in ((512, 512), (512, 2048)):
-        cache = PackedCache(kernels, blocks=context // 16, block_size=16, kv_heads=KV_HEADS, key_dim=HEAD, value_dim=HEAD)
+        cache = PackedCache(
+            kernels, blocks=context // 16, block_size=16, kv_heads=KV_HEADS, key_dim=HEAD, value_dim=HEAD
+        )
         cache.keys.normal_()
         cache.values.normal_()
         attend = PagedAttention(cache, HEADS, scale=HEAD**-0.5)
@@ -169,19 +184,26 @@ def _bench_prefill(kernels: Kernels, rounds: int) -> None:
         times = fastest(
             [
                 lambda: attend(q, batch),
-                lambda: functional.scaled_dot_product_attention(q.transpose(0, 1)[None], keys, values, attn_mask=mask),
+                lambda: functional.scaled_dot_product_attention(
+                    q.transpose(0, 1)[None], keys, values, attn_mask=mask
+                ),
             ],
             rounds,
         )
         work = 4 * HEADS * HEAD * float(mask.sum())
-        print(f"{rows:12} {context:8} {times[0] * 3e4:8.2f} {times[1] * 3e4:8.2f} {work / times[0] / 1e9:8.0f}")
+        print(
+            f"{rows:12} {context:8} {times[0] * 3e4:8.2f} {times[1] * 3e4:8.2f} {work / times[0] / 1e9:8.0f}"
+        )
 
 
 def bench_linear(kernels: Kernels, bandwidth: float, rounds: int) -> None:
     """All linear layers and the output layer of one step."""
     sites = [*model_sites(), Site(4 * LAYERS, 576, (VOCABULARY,))]
     weights = [torch.randn(site.width, site.inputs).to(BFLOAT16) for site in sites]
-    ours = [PackedLinear(kernels, site, list(w.split(site.outputs))) for site, w in zip(sites, weights, strict=True)]
+    ours = [
+        PackedLinear(kernels, site, list(w.split(site.outputs)))
+        for site, w in zip(sites, weights, strict=True)
+    ]
     packed = [torch.ops.mkldnn._reorder_linear_weight(weight, 32) for weight in weights]
     print("\nAll linear layers, ms a step (the output layer included)")
     print(f"{'rows':>6} {'kernel':>8} {'oneDNN':>8} {'F.linear':>9} {'floor':>8} {'oneDNN/kernel':>14}")
@@ -196,13 +218,18 @@ def bench_linear(kernels: Kernels, bandwidth: float, rounds: int) -> None:
                         torch.ops.mkldnn._linear_pointwise(inputs[site.inputs], one, None, "none", [], "")
                         for site, one in zip(sites, packed, strict=True)
                     ],
-                    lambda: [functional.linear(inputs[site.inputs], one) for site, one in zip(sites, weights, strict=True)],
+                    lambda: [
+                        functional.linear(inputs[site.inputs], one)
+                        for site, one in zip(sites, weights, strict=True)
+                    ],
                 ],
                 rounds,
             )
         ]
         floor = 1e3 * sum(weight.nbytes for weight in weights) / bandwidth
-        print(f"{rows:6} {times[0]:8.2f} {times[1]:8.2f} {times[2]:9.2f} {floor:8.2f} {times[1] / times[0]:14.2f}")
+        print(
+            f"{rows:6} {times[0]:8.2f} {times[1]:8.2f} {times[2]:9.2f} {floor:8.2f} {times[1] / times[0]:14.2f}"
+        )
 
 
 def bench_call(kernels: Kernels, _bandwidth: float, rounds: int) -> None:
@@ -223,7 +250,9 @@ BENCHES = {"linear": bench_linear, "lora": bench_lora, "attention": bench_attent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("benches", nargs="*", choices=[*BENCHES, []], help="which; all unless given")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
@@ -233,7 +262,9 @@ def main() -> None:
     if kernels is None:
         raise SystemExit("there are no kernels without a C++ compiler")
     bandwidth = read_bandwidth(options.rounds)
-    print(f"{kernels.isa.name}, {kernels.mode.name}, {options.threads} threads, reads {bandwidth / 1e9:.1f} GB/s")
+    print(
+        f"{kernels.isa.name}, {kernels.mode.name}, {options.threads} threads, reads {bandwidth / 1e9:.1f} GB/s"
+    )
     with torch.inference_mode():
         for name in options.benches or BENCHES:
             BENCHES[name](kernels, bandwidth, options.rounds)

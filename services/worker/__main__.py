@@ -106,6 +106,7 @@ async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine"
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.threads,
+        kernels=settings.kernels,
         adapter_slots=settings.adapter_slots,
         max_sequences=settings.max_sequences,
         kv_tokens=settings.kv_tokens,

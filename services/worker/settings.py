@@ -39,6 +39,10 @@ class WorkerSettings(ServiceSettings):
         description="What the model computes in; auto takes bfloat16 where the device has it.",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one step; 0 takes all cores.")
+    kernels: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: native kernels where a C++ compiler and the model allow them; off: torch alone.",
+    )
     adapter_slots: int = Field(32, ge=1, le=4096, description="Adapters in device memory at once.")
     max_sequences: int = Field(64, ge=1, le=4096, description="Requests running at once; more wait.")
     max_waiting: int = Field(

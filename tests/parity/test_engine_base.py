@@ -36,22 +36,30 @@ def generate(folder: Path, prompts: Sequence[Sequence[int]], max_tokens: int) ->
     return found
 
 
+@pytest.mark.parametrize("kernels", ["auto", "off"])
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_a_family_in_miniature_generates_as_transformers_does(tmp_path: Path, family: str) -> None:
+async def test_a_family_in_miniature_generates_as_transformers_does(
+    tmp_path: Path, family: str, kernels: str
+) -> None:
     folder = write_tiny_base(tmp_path, family=family)
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(3, 384, (length,), generator=generator).tolist() for length in LENGTHS]
-    async with running_engine(folder, prefill_tokens=40) as engine:
+    async with running_engine(folder, prefill_tokens=40, kernels=kernels) as engine:
         answers = await asyncio.gather(*(answer(engine, prompt, max_tokens=30) for prompt in prompts))
     assert [one.token_ids for one in answers] == generate(folder, prompts, 30)
 
 
+@pytest.mark.parametrize("use_kernels", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_in_miniature_has_the_same_logits_at_every_position(tmp_path: Path, family: str) -> None:
+def test_a_family_in_miniature_has_the_same_logits_at_every_position(
+    tmp_path: Path, family: str, use_kernels: bool
+) -> None:
     folder = write_tiny_base(tmp_path, family=family)
     generator = torch.Generator().manual_seed(6)
     tokens = [torch.randint(3, 384, (length,), generator=generator).tolist() for length in (64, 40, 90)]
-    found = Stepper(folder, prefill_tokens=13).logits([(one, None) for one in tokens], prompt_length=20)
+    found = Stepper(folder, prefill_tokens=13, use_kernels=use_kernels).logits(
+        [(one, None) for one in tokens], prompt_length=20
+    )
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
         for one, logits in zip(tokens, found, strict=True):

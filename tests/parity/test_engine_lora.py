@@ -63,10 +63,13 @@ def peft_logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> Tens
     return logits
 
 
+@pytest.mark.parametrize("use_kernels", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_every_variant_equals_peft_alone_and_with_all_the_others(tmp_path: Path, tied: bool) -> None:
+def test_every_variant_equals_peft_alone_and_with_all_the_others(
+    tmp_path: Path, tied: bool, use_kernels: bool
+) -> None:
     base = write_tiny_base(tmp_path / "base", family="qwen2" if tied else "llama")
-    stepper = Stepper(base)
+    stepper = Stepper(base, use_kernels=use_kernels)
     expected, sequences = [], []
     for seed, options in enumerate([None, *VARIANTS.values()]):
         tokens = tokens_of(PROMPT + 64, seed)

@@ -205,7 +205,7 @@ def test_heads_turn_on_their_way_into_the_cache(
         for x, norm in zip((q, k), norms, strict=True)
     )
     writer = RotaryWriter(cache, heads, q_norm=norms[0], k_norm=norms[1], eps=1e-6)
-    writer(q, k, v, angles.cos(), angles.sin(), batch.slots)
+    writer(q, k, v, cos=angles.cos(), sin=angles.sin(), slots=batch.slots)
     keys, values = (one.flatten(0, 1)[batch.slots] for one in cache.unpacked())
     assert_near(kernels, q, expected_q)
     assert_near(kernels, keys, expected_k)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.worker.engine.kernels import Activation, Kernels, RmsNorm, argmax, gate, reference
+from services.worker.engine.kernels import Kernels, RmsNorm, argmax, reference
 from tests.support.kernels import MODES, assert_near, kernels_of, random
 
 
@@ -26,27 +26,6 @@ def test_a_residual_takes_the_sum_and_is_what_is_normed(kernels: Kernels) -> Non
     got = RmsNorm(kernels, weight, 1e-5)(x, residual=residual)
     assert torch.equal(residual, total)
     assert_near(kernels, got, reference.rms_norm(total, weight, 1e-5))
-
-
-@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU_TANH])
-@pytest.mark.parametrize(("rows", "n"), [(1, 1), (4, 50), (33, 96)])
-def test_halves_are_gated(kernels: Kernels, activation: Activation, rows: int, n: int) -> None:
-    both = random(kernels, rows, 2 * n, spread=3.0)
-    left, right = both.float().split(n, dim=1)
-    assert_near(kernels, gate(kernels, both, activation), reference.activate(activation, left) * right)
-
-
-@pytest.mark.parametrize("activation", [Activation.SILU, Activation.GELU_TANH])
-def test_a_gate_is_right_for_numbers_of_any_size(kernels: Kernels, activation: Activation) -> None:
-    left = torch.tensor([[0.0, -0.0, 1e-30, -1e-30, 30.0, -30.0, 100.0, -100.0, 1e4, -1e4, 3e38, -3e38]])
-    both = torch.cat([left, torch.ones_like(left)], dim=1).to(kernels.dtype)
-    got = gate(kernels, both, activation).float()
-    torch.testing.assert_close(
-        got,
-        reference.activate(activation, both[:, :12].float()),
-        rtol=8e-3 if kernels.step == 2 else 1e-5,
-        atol=1e-30,
-    )
 
 
 @pytest.mark.parametrize(("rows", "n"), [(1, 1), (3, 5), (2, 16), (4, 100), (32, 49152), (1, 20000)])

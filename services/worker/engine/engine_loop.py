@@ -111,7 +111,7 @@ class EngineLoop:
             chunk.sequence.computed = chunk.end
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
-        for sequence, sampled in zip(sampling, sample(logits, rows), strict=True):
+        for sequence, sampled in zip(sampling, sample(logits, rows, self._runner.likeliest), strict=True):
             self._advance(sequence, sampled)
 
     def _advance(self, sequence: Sequence, sampled: Sampled | None) -> None:

@@ -147,7 +147,7 @@ class NativeDecoder:
             qkv = layer.qkv(x, runs=runs)
             query, key, size = layer.heads
             q, k, v = qkv.view(qkv.shape[0], -1, size).split((query, key, key), dim=1)
-            layer.rotary(q, k, v, cos, sin, sequences.slots)
+            layer.rotary(q, k, v, cos=cos, sin=sin, slots=sequences.slots)
             x = layer.output(layer.attention(q, sequences), runs=runs)
             x = layer.mlp_norm(x, residual=residual)
             x = layer.gate_up(x, runs=runs, activation=self._activation)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from services.worker.engine.adapter import LoraPair
-from services.worker.engine.kernels import LoraRuns, PackedAdapter, SequenceBatch
+from services.worker.engine.kernels import LoraRuns, PackedAdapter, SequenceBatch, argmax
 from services.worker.engine.native_decoder import NativeDecoder
 from services.worker.engine.scheduler import Chunk
 
@@ -45,6 +45,12 @@ class NativeRunner:
             hidden = hidden[torch.tensor(last_rows, dtype=torch.int64)]
         logits = self._decoder.head(hidden, runs=_runs([(chunks[place], 1) for place in sampling]))
         return logits if sampling == sorted(sampling) else logits[torch.tensor(sampling).argsort()]
+
+    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See sampler.Likeliest."""
+        token_ids = argmax(self._decoder.kernels, logits)  # -1 for a row that holds NaN
+        largest = logits.gather(1, token_ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+        return token_ids, (token_ids >= 0) & largest.isfinite()
 
 
 def _digest(chunk: Chunk) -> str:

@@ -33,6 +33,10 @@ class Runner(Protocol):
         """
         ...
 
+    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See sampler.Likeliest."""
+        ...
+
 
 def make_runner(
     base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int, use_kernels: bool

@@ -4,7 +4,7 @@ Each row is treated by itself, so that a sequence's tokens do not depend on its 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,16 +38,26 @@ class Sampled:
     """None unless the request asked for it."""
 
 
+Likeliest = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""logits [rows, vocabulary] -> the likeliest token of each row, and whether the row is finite; both [rows]."""
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`Likeliest` in torch."""
+    # max() hands a NaN on, so one pass over the logits finds both the greedy token and a broken row.
+    largest, token_ids = logits.max(dim=-1)
+    return token_ids, largest.isfinite()
+
+
 @torch.inference_mode()
-def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
+def sample(
+    logits: Tensor, rows: Sequence[SampleRow], likeliest: Likeliest = likeliest
+) -> list[Sampled | None]:
     """Choose one token for each row of `logits` [rows, vocabulary]; None where the model's logits are not finite.
 
     Logits may have any floating dtype; probabilities are computed in float32.
     """
-    # max() hands a NaN on, so one pass over the logits finds both the greedy token and a broken row.
-    largest, likeliest = logits.max(dim=-1)
-    finite = largest.isfinite().tolist()
-    greedy = likeliest.tolist()
+    greedy, finite = (found.tolist() for found in likeliest(logits))
     sampled: list[Sampled | None] = []
     for index, row in enumerate(rows):
         if not finite[index]:

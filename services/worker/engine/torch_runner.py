@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from services.worker.engine import sampler
 from services.worker.engine.attention import PagedAttention
 from services.worker.engine.kv_cache import KvCache
 from services.worker.engine.lora import LoraBatch, LoraModules
@@ -54,6 +55,10 @@ class TorchRunner:
             )
         logits: Tensor = output.logits[0]
         return logits
+
+    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See sampler.Likeliest."""
+        return sampler.likeliest(logits)
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._base.device)

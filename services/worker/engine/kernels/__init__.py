@@ -5,7 +5,7 @@
 - sites.py: what an adapter does at the places of a model, and whose each row of a batch is
 - linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call; LoRA alone
 - attention.py: the paged cache, attention over it, rotary embedding on the way into it
-- rowwise.py: RMSNorm, gates, greedy choice
+- rowwise.py: RMSNorm, greedy choice
 - reference.py: the same in torch
 """
 
@@ -13,7 +13,7 @@ from services.worker.engine.kernels.attention import PackedCache, PagedAttention
 from services.worker.engine.kernels.library import Kernels, load_kernels
 from services.worker.engine.kernels.linear import Activation, LoraAdd, PackedLinear, linear_bytes
 from services.worker.engine.kernels.packing import Arena
-from services.worker.engine.kernels.rowwise import RmsNorm, argmax, gate
+from services.worker.engine.kernels.rowwise import RmsNorm, argmax
 from services.worker.engine.kernels.sites import Delta, LoraRuns, PackedAdapter, Site
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "SequenceBatch",
     "Site",
     "argmax",
-    "gate",
     "linear_bytes",
     "load_kernels",
 ]

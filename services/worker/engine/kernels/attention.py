@@ -178,7 +178,7 @@ class RotaryWriter:
         )
         self._eps = eps
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, slots: Tensor) -> None:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, slots: Tensor) -> None:
         """Q [rows, heads, key_dim], k and v [rows, kv_heads, dim]; cos and sin [rows, rotary / 2] of float32.
 
         The first `rotary` numbers of a head turn, in halves as Llama's do.

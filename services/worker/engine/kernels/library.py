@@ -17,7 +17,7 @@ from services.worker.engine.kernels.build import Isa, Mode
 _log = get_logger(__name__)
 
 _Call = Callable[[ctypes.Structure], None]
-_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "gate", "argmax")
+_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "argmax")
 _MEASURED_PRODUCTS = 40
 
 
@@ -41,7 +41,6 @@ class Kernels:
     attention: _Call
     rope: _Call
     norm: _Call
-    gate: _Call
     argmax: _Call
 
     def rows(self, name: str, x: Tensor, columns: int) -> tuple[int, int]:

@@ -119,7 +119,7 @@ def linear_bytes(kernels: Kernels, site: Site) -> int:
     return sum(packed_bytes(kernels, outputs, site.inputs) for outputs in site.outputs)
 
 
-def _fill(
+def _fill(  # noqa: PLR0917 - input and output, each with its width
     kernels: Kernels,
     job: structs.Linear,
     x: Tensor,

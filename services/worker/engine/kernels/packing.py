@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,8 +78,9 @@ def unpack(kernels: Kernels, packed: Tensor, columns: int, depth: int) -> Tensor
     lanes, step = kernels.lanes, kernels.step
     steps = round_up(depth, step) // step
     blocks = packed.unflatten(-1, (-1, steps, lanes, step))
-    whole = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
-    return whole[..., :columns, :depth]
+    whole: Tensor = blocks.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+    matrix: Tensor = whole[..., :columns, :depth]
+    return matrix
 
 
 def address(tensor: Tensor | None) -> int:
@@ -86,6 +88,8 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def address_of(struct: ctypes.Structure | ctypes.Array[ctypes.Structure]) -> int:
+def address_of(
+    struct: ctypes.Structure | ctypes.Array[Any],
+) -> int:  # Any: Array is invariant, so no common one
     """A pointer to a struct; the caller keeps the struct alive."""
     return ctypes.addressof(struct)

@@ -1,11 +1,10 @@
-"""What works on one row at a time: RMSNorm, the gate of an MLP, the likeliest token."""
+"""What works on one row at a time: RMSNorm, the likeliest token."""
 
 import torch
 from torch import Tensor
 
 from services.worker.engine.kernels import structs
 from services.worker.engine.kernels.library import Kernels
-from services.worker.engine.kernels.linear import Activation
 from services.worker.engine.kernels.packing import address
 
 
@@ -32,29 +31,6 @@ class RmsNorm:
         job.threads = torch.get_num_threads()
         self._kernels.norm(job)
         return out
-
-
-def gate(kernels: Kernels, gate_up: Tensor, activation: Activation, *, out: Tensor | None = None) -> Tensor:
-    """gate_up [rows, 2 n] -> act(first half) * second half, [rows, n]."""
-    n = gate_up.shape[1] // 2
-    out = gate_up.new_empty(gate_up.shape[0], n) if out is None else out
-    rows, stride = kernels.rows("gate_up", gate_up, 2 * n)
-    out_rows, out_stride = kernels.rows("out", out, n)
-    _check_same_rows(rows, out_rows)
-    kernels.gate(
-        structs.Gate(
-            gate=gate_up.data_ptr(),
-            up=gate_up.data_ptr() + n * kernels.dtype.itemsize,
-            stride=stride,
-            y=out.data_ptr(),
-            y_stride=out_stride,
-            rows=rows,
-            n=n,
-            activation=activation,
-            threads=torch.get_num_threads(),
-        )
-    )
-    return out
 
 
 def argmax(kernels: Kernels, logits: Tensor) -> Tensor:

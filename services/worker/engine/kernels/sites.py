@@ -1,5 +1,6 @@
 """Sites: the places of a model where an input meets up to three projections, and what adapters put there."""
 
+import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class PackedAdapter:
             sum(_site_bytes(kernels, site, parts) for site, parts in zip(sites, by_site, strict=True))
         )
         self._kept: list[Tensor] = []
-        self.sites: structs.ctypes.Array[structs.AdapterSite] = (structs.AdapterSite * len(sites))()
+        self.sites: ctypes.Array[structs.AdapterSite] = (structs.AdapterSite * len(sites))()
         for site, parts in zip(sites, by_site, strict=True):
             self._fill(kernels, site, parts)
         self.nbytes = sum(tensor.nbytes for tensor in self._kept)

@@ -171,19 +171,6 @@ class Norm(ctypes.Structure):
 
 
 @_mirrored
-class Gate(ctypes.Structure):
-    gate: int
-    up: int
-    stride: int
-    y: int
-    y_stride: int
-    rows: int
-    n: int
-    activation: int
-    threads: int
-
-
-@_mirrored
 class Argmax(ctypes.Structure):
     x: int
     x_stride: int

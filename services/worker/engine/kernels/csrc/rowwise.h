@@ -1,4 +1,4 @@
-// What works on one row at a time: RMSNorm, the gate of an MLP, the likeliest token.
+// What works on one row at a time: RMSNorm, the likeliest token.
 #pragma once
 
 #include <algorithm>
@@ -38,21 +38,6 @@ void norm(const LmNorm& job) {
       norm_row(static_cast<const T*>(job.x) + row * job.x_stride, residual,
                static_cast<T*>(job.y) + row * job.y_stride, job.weight, static_cast<float>(job.eps), job.n,
                rooms + member.id() * room);
-    });
-  });
-}
-
-template <class Mode>
-void gate(const LmGate& job) {
-  using T = typename Mode::Weight;
-  run_team(job.threads, [&](Member& member) {
-    member.each(job.rows, [&](int64_t row) {
-      const T* left = static_cast<const T*>(job.gate) + row * job.stride;
-      const T* right = static_cast<const T*>(job.up) + row * job.stride;
-      T* to = static_cast<T*>(job.y) + row * job.y_stride;
-      for (int64_t i = 0; i < job.n; i += kLanes)
-        store_part(to + i, activate(job.activation, load_part(left + i, job.n - i)) * load_part(right + i, job.n - i),
-                   job.n - i);
     });
   });
 }

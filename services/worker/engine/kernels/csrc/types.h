@@ -147,18 +147,6 @@ struct LmNorm {
   int64_t threads;
 };
 
-struct LmGate {
-  const void* gate;
-  const void* up;
-  int64_t stride;
-  void* y;
-  int64_t y_stride;
-  int64_t rows;
-  int64_t n;
-  int64_t activation;
-  int64_t threads;
-};
-
 struct LmArgmax {
   const void* x;
   int64_t x_stride;
