@@ -11,9 +11,11 @@ COPY services services
 RUN /opt/loramux/bin/pip install --no-cache-dir -c constraints.txt '.[worker]'
 
 FROM python:3.11-slim
+# The worker compiles its kernels for the CPU it starts on, and caches them in its volume.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 10001 loramux && install -d -o loramux /var/lib/loramux
 COPY --from=build /opt/loramux /opt/loramux
-ENV PATH=/opt/loramux/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/loramux/bin:$PATH PYTHONUNBUFFERED=1 LORAMUX_HOME=/var/lib/loramux/home
 USER loramux
 VOLUME /var/lib/loramux
 ENTRYPOINT ["python", "-m"]
