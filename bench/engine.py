@@ -90,7 +90,8 @@ async def memory_per_adapter(engine: TorchEngine, adapters: Sequence[AdapterFile
 async def run(rounds: int) -> dict[str, report.Value]:
     """Measure everything; the keys are those of docs/performance.md."""
     adapters = make_adapters(home() / "bench" / "adapters", ON_DISK)
-    config = EngineConfig(BASE, dtype="bfloat16", adapter_slots=SLOTS)
+    # Every round has the same prompts.
+    config = EngineConfig(BASE, dtype="bfloat16", adapter_slots=SLOTS, prefix_cache=False)
     loaded, bare = await TorchEngine.start(config), await TorchEngine.start(config)
     await tokens_per_second(loaded, Workload(4, 64, 4), BASE_ONLY)
     memory = await memory_per_adapter(loaded, adapters[:SLOTS])

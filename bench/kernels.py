@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.worker.engine.delta import Delta
 from services.worker.engine.kernels import (
-    Delta,
     Kernels,
     LoraAdd,
     LoraRuns,

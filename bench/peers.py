@@ -116,7 +116,7 @@ def vllm_environment(venv: Path) -> dict[str, str]:
 async def run(venv: Path, rounds: int) -> dict[str, report.Value]:
     """Medians of our engine and of every peer, which take turns."""
     adapters = make_adapters(home() / "bench" / "adapters", 8)
-    engine = await TorchEngine.start(EngineConfig(BASE, dtype="bfloat16"))
+    engine = await TorchEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
     await tokens_per_second(engine, Workload(4, 64, 4), [None])
     measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:

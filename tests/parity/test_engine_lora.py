@@ -21,6 +21,9 @@ pytestmark = [
     pytest.mark.parity,
     pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning"),
     pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed"),
+    pytest.mark.filterwarnings("ignore:Adapter 'default'"),  # a bias of B is one-dimensional
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
 
@@ -31,6 +34,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "rank 1": {"rank": 1},
     "rank 8": {"rank": 8},
     "rank 64": {"rank": 64, "lora_alpha": 16},
+    "rank 128": {"rank": 128, "lora_alpha": 32},
     "rank-stabilised": {"rank": 16, "use_rslora": True},
     "rank pattern": {"rank": 4, "rank_pattern": {"down_proj": 9, "layers.1.self_attn.q_proj": 2}},
     "alpha pattern": {"rank": 4, "alpha_pattern": {".*layers.0.*proj": 3, "up_proj": 20}},
@@ -45,6 +49,41 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "regex": {"rank": 4, "target_modules": r".*layers\.0\.(self_attn\.k_proj|mlp\.gate_proj)"},
     "all linear": {"rank": 4, "target_modules": "all-linear"},
     "output layer": {"rank": 6, "target_modules": ["lm_head", "q_proj"], "save_embedding_layers": False},
+    "output layer, base's weight beside it": {"rank": 6, "target_modules": ["lm_head", "q_proj"]},
+    "DoRA": {"rank": 8, "use_dora": True},
+    "DoRA, rank-stabilised, patterns": {
+        "rank": 4,
+        "use_dora": True,
+        "use_rslora": True,
+        "rank_pattern": {"down_proj": 7},
+        "target_modules": ["q_proj", "down_proj", "lm_head"],
+        "save_embedding_layers": False,
+    },
+    "bias of B": {"rank": 4, "lora_bias": True},
+    "bias all": {"rank": 4, "bias": "all", "target_modules": ["q_proj", "o_proj"]},
+    "bias all, DoRA": {"rank": 4, "bias": "all", "use_dora": True, "target_modules": ["q_proj", "v_proj"]},
+    "bias lora_only": {"rank": 4, "bias": "lora_only", "target_modules": ["k_proj", "up_proj"]},
+    "embedding": {"rank": 4, "target_modules": ["embed_tokens", "v_proj"]},
+    "embedding, DoRA": {
+        "rank": 5,
+        "use_dora": True,
+        "target_modules": ["embed_tokens"],
+        "save_embedding_layers": False,
+    },
+    "output layer saved": {"rank": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "norms saved": {"rank": 4, "target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "embedding saved": {"rank": 4, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "all three saved": {
+        "rank": 4,
+        "target_modules": ["o_proj"],
+        "modules_to_save": ["embed_tokens", "lm_head", "model.norm"],
+    },
+    "tokens": {"rank": 4, "target_modules": ["q_proj"], "trainable_token_indices": [300, 5, 17]},
+    "tokens by module": {
+        "rank": 4,
+        "target_modules": "all-linear",
+        "trainable_token_indices": {"embed_tokens": [9, 200, 201, 7]},
+    },
 }
 
 
@@ -97,37 +136,58 @@ def test_an_adapter_changes_more_than_the_tolerance(tmp_path: Path) -> None:
         assert (peft_logits(base, folder, tokens) - without).abs().max() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("family", "modules"),
-    [
-        ("qwen3", ["q_proj", "o_proj", "gate_proj"]),
-        ("mistral", ["k_proj", "down_proj"]),
-        ("gemma2", ["q_proj", "v_proj", "up_proj", "lm_head"]),
-        ("gemma3", ["q_proj", "v_proj", "up_proj"]),
-        ("phi3", ["qkv_proj", "gate_up_proj", "o_proj"]),
-        ("gpt_neox", ["query_key_value", "dense", "dense_h_to_4h"]),
-        ("gpt2", ["c_attn", "c_fc", "mlp.c_proj"]),  # Conv1D: PEFT sets fan_in_fan_out
+FAMILY_VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "qwen3": [
+        {"target_modules": ["q_proj", "o_proj", "gate_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},  # those of each head too
+        {"target_modules": ["k_proj"], "modules_to_save": ["layers.1.self_attn.k_norm"]},
     ],
-)
-def test_families_with_adapters_equal_peft(tmp_path: Path, family: str, modules: list[str]) -> None:
+    "mistral": [{"target_modules": ["k_proj", "down_proj"]}, {"use_dora": True}],
+    "gemma2": [
+        {"target_modules": ["q_proj", "v_proj", "up_proj", "lm_head"], "save_embedding_layers": False},
+        {"target_modules": ["q_proj"], "modules_to_save": ["post_feedforward_layernorm"]},
+        {"target_modules": ["embed_tokens", "q_proj"], "save_embedding_layers": False},
+    ],
+    "gemma3": [
+        {"target_modules": ["q_proj", "v_proj", "up_proj"]},
+        {"target_modules": ["embed_tokens"], "save_embedding_layers": False},  # the embedding is scaled
+        {"target_modules": ["q_proj"], "trainable_token_indices": [11, 4]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "norm"]},
+    ],
+    "phi3": [
+        {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
+        {"target_modules": "all-linear", "use_dora": True},
+    ],
+    "gpt_neox": [
+        {"target_modules": ["query_key_value", "dense", "dense_h_to_4h"]},
+        {"target_modules": ["query_key_value"], "bias": "all"},  # of the norms too
+        {"target_modules": ["dense"], "bias": "lora_only", "use_dora": True},
+        {"target_modules": ["dense"], "modules_to_save": ["embed_out", "final_layer_norm"]},
+    ],
+    "gpt2": [  # Conv1D: PEFT sets fan_in_fan_out
+        {"target_modules": ["c_attn", "c_fc", "mlp.c_proj"]},
+        {"target_modules": ["c_attn", "c_fc"], "use_dora": True},
+        {"target_modules": ["c_attn"], "lora_bias": True},
+        {"target_modules": ["c_fc"], "bias": "all"},
+        {"target_modules": ["c_attn"], "modules_to_save": ["ln_f", "wte"]},
+        {"target_modules": ["c_attn"], "trainable_token_indices": {"wte": [3, 350]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("family", FAMILY_VARIANTS)
+def test_families_with_adapters_equal_peft(tmp_path: Path, family: str) -> None:
     base = write_tiny_base(tmp_path / "base", family=family)
     stepper = Stepper(base)
     folders = [
-        write_random_adapter(
-            tmp_path / f"a{rank}",
-            base,
-            rank=rank,
-            seed=rank,
-            target_modules=modules,
-            save_embedding_layers=False,
-        )
-        for rank in (3, 8)
+        write_random_adapter(tmp_path / f"a{seed}", base, rank=3 + seed, seed=seed, **options)
+        for seed, options in enumerate(FAMILY_VARIANTS[family])
     ]
-    tokens = [tokens_of(PROMPT + 40, seed) for seed in range(3)]
+    tokens = [tokens_of(PROMPT + 40, seed) for seed in range(1 + len(folders))]
     adapters = [None, *(stepper.loader.load(files_of(folder)) for folder in folders)]
     found = stepper.logits(list(zip(tokens, adapters, strict=True)), prompt_length=PROMPT)
     for one, folder, logits in zip(tokens, [None, *folders], found, strict=True):
-        assert (logits - peft_logits(base, folder, one)).abs().max() <= TOLERANCE
+        assert (logits - peft_logits(base, folder, one)).abs().max() <= TOLERANCE, folder
 
 
 async def test_real_adapters_answer_as_peft_does_in_a_mixed_batch(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from services.worker.engine.adapter import LoadedAdapter
 from services.worker.engine.adapter_files import AdapterLoader
+from services.worker.engine.block_pool import BlockPool
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.interface import (
     AdapterFiles,
@@ -20,7 +21,6 @@ from services.worker.engine.interface import (
     Sampling,
     TokenLogprob,
 )
-from services.worker.engine.kv_cache import BlockAllocator
 from services.worker.engine.model import load_base_model
 from services.worker.engine.probe import probe_model
 from services.worker.engine.runner import make_runner
@@ -49,8 +49,8 @@ async def running_engine(
 
 def free_blocks(engine: TorchEngine) -> tuple[int, int]:
     """Blocks that are free, and blocks that there are."""
-    allocator = engine._loop._scheduler._allocator
-    return allocator.free, allocator.total
+    pool = engine._loop._scheduler._pool
+    return pool.free, pool.total
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Answer:
     token_ids: list[int]
     logprobs: list[TokenLogprob]
     finish: Finish
+    cached_tokens: int
 
 
 def make_request(
@@ -79,15 +80,15 @@ async def answer(
     """Run one sequence to its end."""
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []
-    finish = None
+    finish, cached = None, 0
     async with aclosing(engine.generate(make_request(prompt, adapter=adapter, **sampling))) as outputs:
         async for output in outputs:
             assert finish is None
             token_ids.extend(output.token_ids)
             logprobs.extend(output.logprobs)
-            finish = output.finish
+            finish, cached = output.finish, max(cached, output.cached_tokens)
     assert finish is not None
-    return Answer(token_ids, logprobs, finish)
+    return Answer(token_ids, logprobs, finish, cached)
 
 
 def files_of(folder: Path) -> AdapterFiles:
@@ -103,10 +104,12 @@ class Stepper:
     ) -> None:
         self._base = load_base_model(base, "cpu", "float32")
         probe = probe_model(self._base.model)
-        self._allocator = BlockAllocator(blocks, 16)
-        self._scheduler = Scheduler(self._allocator, max_sequences=64, prefill_tokens=prefill_tokens)
+        self._pool = BlockPool(blocks, 16, prefix_cache=False)
+        self._scheduler = Scheduler(self._pool, max_sequences=64, prefill_tokens=prefill_tokens)
         self._runner = make_runner(self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels)
-        self.loader = AdapterLoader(probe.linears, self._base.dtype, self._base.device, self._runner.pack)
+        self.loader = AdapterLoader(
+            probe, self._runner, self._base.dtype, self._base.device, self._runner.prepare
+        )
 
     def logits(
         self, sequences: Sequence[tuple[Sequence[int], LoadedAdapter | None]], *, prompt_length: int
@@ -127,7 +130,7 @@ class Stepper:
             chunks = self._scheduler.schedule()
             logits = iter(self._runner.run(chunks))
             for chunk in chunks:
-                chunk.sequence.computed = chunk.end
+                self._scheduler.computed(chunk)
                 if not chunk.samples:
                     continue
                 place = running[chunk.sequence]
@@ -137,7 +140,7 @@ class Stepper:
                     self._scheduler.remove(chunk.sequence)
                 else:
                     chunk.sequence.tokens.append(tokens[chunk.end])
-        assert self._allocator.free == self._allocator.total
+        assert self._pool.free == self._pool.total
         return [torch.stack(one) for one in rows]
 
 

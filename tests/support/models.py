@@ -112,7 +112,8 @@ def write_random_adapter(
 ) -> Path:
     """Let PEFT write a LoRA adapter of random weights for the base in `base_folder`, and return `folder`.
 
-    `lora_alpha` is twice the rank unless given. B is random too, so the adapter changes what the base says.
+    `lora_alpha` is twice the rank unless given. All that training would change is random, so the adapter changes what
+    the base says.
     The config names `base_name` as its base, or else the name of `base_folder`. With the output layer
     among the targets PEFT saves the base's own embeddings too, unless told not to. `folder` holds
     adapter_config.json and adapter_model.safetensors. The same arguments give the same bytes.
@@ -130,6 +131,8 @@ def write_random_adapter(
         for name, parameter in model.named_parameters():
             if "lora_" in name and "magnitude" not in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.5 / max(parameter.shape) ** 0.5)
+            elif parameter.requires_grad:  # trained from where the base has it
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder), save_embedding_layers=save_embedding_layers)
     (folder / "README.md").unlink(missing_ok=True)

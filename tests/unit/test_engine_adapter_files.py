@@ -1,189 +1,62 @@
-"""What cannot be applied exactly is refused, by name."""
+"""A tensor that cannot be applied exactly is refused, by name."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft.utils.other import get_pattern_key
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
 from services.common.errors import InvalidFieldError
-from services.worker.engine.adapter_config import read_config
-from services.worker.engine.adapter_files import AdapterLoader
-from services.worker.engine.interface import AdapterFiles
-from services.worker.engine.probe import LinearModule
-
-Q = "model.layers.0.self_attn.q_proj"
-DOWN = "model.layers.11.mlp.down_proj"
-LINEARS = {
-    Q: LinearModule(nn.Linear(8, 6), 8, 6, sampled_rows=False),
-    DOWN: LinearModule(nn.Linear(12, 8), 12, 8, sampled_rows=False),
-}
-
-
-def name(path: str, half: str) -> str:
-    return f"base_model.model.{path}.lora_{half}.weight"
-
-
-def tensors(rank: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name(path, half): torch.randn(*shape, generator=generator).to(dtype)
-        for path, linear in LINEARS.items()
-        for half, shape in (("A", (rank, linear.inputs)), ("B", (linear.outputs, rank)))
-    }
-
-
-def write(folder: Path, weights: dict[str, Tensor] | None = None, **config: Any) -> AdapterFiles:
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config})
-    )
-    save_file(tensors() if weights is None else weights, folder / "adapter_model.safetensors")
-    return AdapterFiles("digest", folder)
-
-
-def loader(dtype: torch.dtype = torch.float32) -> AdapterLoader:
-    return AdapterLoader(LINEARS, dtype, torch.device("cpu"))
+from services.worker.engine.probe import linear_bias, linear_weight
+from tests.support.adapter_files import (
+    DOWN,
+    EMBEDDING,
+    HEAD,
+    LINEARS,
+    NORM,
+    TABLE,
+    VOCABULARY,
+    Q,
+    loader,
+    name,
+    part,
+    tensors,
+    write,
+)
 
 
 def test_b_carries_the_scale_and_a_is_as_it_was(tmp_path: Path) -> None:
     weights = tensors()
     adapter = loader().load(write(tmp_path, weights, lora_alpha=3))
-    assert set(adapter.pairs) == {Q, DOWN}
-    assert torch.equal(adapter.pairs[Q].a, weights[name(Q, "A")])
-    assert torch.equal(adapter.pairs[Q].b, weights[name(Q, "B")] * 1.5)
+    assert set(adapter.weights.deltas) == {Q, DOWN}
+    pair = adapter.weights.deltas[Q]
+    assert pair.a is not None
+    assert pair.b is not None
+    assert torch.equal(pair.a, weights[name(Q, "A")])
+    assert torch.equal(pair.b, weights[name(Q, "B")] * 1.5)
     assert adapter.nbytes == sum(weight.nbytes for weight in weights.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_weights_come_in_the_engines_dtype_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
     weights = tensors(dtype=dtype)
-    pair = loader(torch.bfloat16).load(write(tmp_path, weights, lora_alpha=3)).pairs[Q]
+    pair = loader(torch.bfloat16).load(write(tmp_path, weights, lora_alpha=3)).weights.deltas[Q]
+    assert pair.b is not None
     assert torch.equal(pair.b, (weights[name(Q, "B")].float() * 1.5).to(torch.bfloat16))
 
 
 def test_weights_outlive_their_file(tmp_path: Path) -> None:
     files = write(tmp_path)
     adapter = loader().load(files)
-    before = adapter.pairs[Q].a.clone()
+    kept = adapter.weights.deltas[Q].a
+    assert kept is not None
+    before = kept.clone()
     path = tmp_path / "adapter_model.safetensors"
     path.write_bytes(bytes(path.stat().st_size))
-    assert torch.equal(adapter.pairs[Q].a, before)
-
-
-def test_patterns_give_each_module_its_rank_and_scale(tmp_path: Path) -> None:
-    write(tmp_path, r=4, lora_alpha=8, rank_pattern={"down_proj": 16, "q_proj": 2}, alpha_pattern={Q: 3})
-    config = read_config(tmp_path)
-    assert (config.rank_of(Q), config.scale_of(Q)) == (2, 1.5)
-    assert (config.rank_of(DOWN), config.scale_of(DOWN)) == (16, 0.5)
-    assert (config.rank_of("model.layers.0.mlp.up_proj"), config.scale_of("up_proj")) == (4, 2.0)
-
-
-def test_rank_stabilised_scale_divides_by_the_root_of_the_modules_own_rank(tmp_path: Path) -> None:
-    write(tmp_path, r=4, lora_alpha=8, rank_pattern={"down_proj": 16}, use_rslora=True)
-    config = read_config(tmp_path)
-    assert (config.scale_of(Q), config.scale_of(DOWN)) == (4.0, 2.0)
-
-
-@pytest.mark.parametrize(
-    "patterns",
-    [
-        ["q_proj"],
-        ["proj"],
-        ["layers.0.self_attn.q_proj"],
-        ["^model.layers.0.self_attn.q_proj"],
-        [r".*layers\.1.*down_proj"],
-        ["down_proj", ".*proj"],
-        [".*proj", "down_proj"],
-        ["model"],
-        ["up_proj|down_proj"],
-        [r"layers\.[0-9]+\.mlp\..*"],
-    ],
-)
-def test_patterns_match_as_pefts_do(tmp_path: Path, patterns: list[str]) -> None:
-    write(tmp_path, rank_pattern={pattern: 100 + place for place, pattern in enumerate(patterns)})
-    config = read_config(tmp_path)
-    for path in (Q, DOWN, "model.layers.1.mlp.up_proj", "lm_head"):
-        key = get_pattern_key(patterns, path)
-        assert config.rank_of(path) == (100 + patterns.index(key) if key in patterns else 2)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("peft_type", "LOHA"),
-        ("peft_type", None),
-        ("use_dora", True),
-        ("bias", "all"),
-        ("bias", "lora_only"),
-        ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
-        ("trainable_token_indices", [3]),
-        ("target_parameters", ["mlp.experts"]),
-        ("layer_replication", [[0, 1]]),
-        ("alora_invocation_tokens", [5]),
-        ("use_qalora", True),
-        ("qalora_group_size", 32),
-        ("use_bdlora", {"nblocks": 2}),
-        ("kasa_config", {"beta": 1}),
-        ("arrow_config", {"top_k": 2}),
-        ("velora_config", {"scale": 2}),
-        ("monteclora_config", {"num_samples": 4}),
-        ("megatron_config", {"a": 1}),
-        ("ensure_weight_tying", True),
-        ("init_lora_weights", "pissa"),
-        ("init_lora_weights", "olora"),
-        ("init_lora_weights", 1),
-        ("whatever_comes_next", 0.5),
-        ("r", 0),
-        ("r", True),
-        ("r", 2.0),
-        ("lora_alpha", "8"),
-        ("lora_alpha", math.inf),
-        ("use_rslora", "yes"),
-        ("rank_pattern", {"q_proj": 0}),
-        ("rank_pattern", ["q_proj"]),
-        ("alpha_pattern", {"q_proj": None}),
-        ("alpha_pattern", {"(": 3}),
-    ],
-)
-def test_a_setting_that_is_not_applied_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
-        loader().load(write(tmp_path, **{key: value}))
-    assert key in caught.value.field
-
-
-def test_settings_that_change_nothing_are_taken(tmp_path: Path) -> None:
-    loader().load(
-        write(
-            tmp_path,
-            task_type="CAUSAL_LM",
-            lora_dropout=0.1,
-            target_modules="all-linear",
-            exclude_modules=["lm_head"],
-            layers_to_transform=[0, 11],
-            layers_pattern="layers",
-            fan_in_fan_out=True,
-            init_lora_weights="gaussian",
-            bias="none",
-            rank_pattern=None,
-            megatron_core="megatron.core",
-            whatever_comes_next=None,
-        )
-    )
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{", "null", "\xff"])
-def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
-    files = write(tmp_path)
-    (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(InvalidFieldError, match=r"adapter_config\.json"):
-        loader().load(files)
+    assert torch.equal(kept, before)
 
 
 def without_half(weights: dict[str, Tensor]) -> None:
@@ -191,11 +64,35 @@ def without_half(weights: dict[str, Tensor]) -> None:
 
 
 def with_stranger(weights: dict[str, Tensor]) -> None:
-    weights[f"base_model.model.{Q}.lora_magnitude_vector"] = torch.ones(6)
+    weights[part(Q, "lora_C.weight")] = torch.ones(6)
+
+
+def with_magnitude(weights: dict[str, Tensor]) -> None:
+    weights[part(Q, "lora_magnitude_vector")] = torch.ones(6)
+
+
+def with_bias(weights: dict[str, Tensor]) -> None:
+    weights[part(Q, "base_layer.bias")] = torch.ones(6)
+
+
+def with_bias_of_b(weights: dict[str, Tensor]) -> None:
+    weights[part(Q, "lora_B.bias")] = torch.ones(6)
+
+
+def with_rows(weights: dict[str, Tensor]) -> None:
+    weights[part(EMBEDDING, "token_adapter.trainable_tokens_delta")] = torch.ones(1, 8)
+
+
+def with_another_base(weights: dict[str, Tensor]) -> None:
+    weights[part(Q, "base_layer.weight")] = torch.ones(6, 8)
+
+
+def with_norm(weights: dict[str, Tensor]) -> None:
+    weights[part(NORM, "weight")] = torch.ones(8)
 
 
 def with_plain_weight(weights: dict[str, Tensor]) -> None:
-    weights["base_model.model.lm_head.weight"] = torch.ones(6, 6)
+    weights[part(HEAD, "weight")] = torch.ones(VOCABULARY, 8)
 
 
 def with_unknown_module(weights: dict[str, Tensor]) -> None:
@@ -235,8 +132,14 @@ def with_nothing(weights: dict[str, Tensor]) -> None:
     ("damage", "named"),
     [
         (without_half, f"{Q}.lora_B.weight"),
-        (with_stranger, "tensor name"),
-        (with_plain_weight, "tensor name"),
+        (with_stranger, "module"),
+        (with_magnitude, f"{Q}.lora_magnitude_vector"),
+        (with_bias, f"{Q}.base_layer.bias"),
+        (with_bias_of_b, f"{Q}.lora_B.bias"),
+        (with_rows, f"{EMBEDDING}.token_adapter.trainable_tokens_delta"),
+        (with_another_base, f"{Q}.base_layer.weight"),
+        (with_norm, f"{NORM}.weight"),
+        (with_plain_weight, f"{HEAD}.weight"),
         (with_unknown_module, "module"),
         (with_wrong_rank, f"shape of {Q}.lora_A.weight"),
         (with_wrong_width, f"shape of {Q}.lora_B.weight"),
@@ -255,6 +158,59 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(
     with pytest.raises(InvalidFieldError) as caught:
         loader().load(write(tmp_path, weights))
     assert named in caught.value.field
+
+
+def test_dora_scales_the_whole_weight_but_not_the_bases_bias(tmp_path: Path) -> None:
+    weights = tensors()
+    magnitudes = {path: torch.rand(LINEARS[path].outputs) + 0.5 for path in (Q, DOWN)}
+    weights |= {part(path, "lora_magnitude_vector"): one for path, one in magnitudes.items()}
+    delta = loader().load(write(tmp_path, weights, use_dora=True)).weights.deltas[Q]
+    assert delta.multiplier is not None
+    assert delta.bias is not None
+    linear = LINEARS[Q].module.requires_grad_(False)
+    whole = linear_weight(linear) + 2 * weights[name(Q, "B")] @ weights[name(Q, "A")]
+    torch.testing.assert_close(delta.multiplier, magnitudes[Q] / whole.norm(dim=1))
+    bias = linear_bias(linear)
+    assert bias is not None
+    torch.testing.assert_close(bias * delta.multiplier + delta.bias, bias)
+
+
+def test_a_copy_of_the_bases_own_weight_is_taken_and_not_kept(tmp_path: Path) -> None:
+    weights = tensors()
+    weights[part(Q, "base_layer.weight")] = linear_weight(LINEARS[Q].module).detach().clone()
+    assert loader().load(write(tmp_path, weights)).nbytes == loader().load(write(tmp_path)).nbytes
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_trained_rows_reach_the_output_layer_where_it_is_tied(tmp_path: Path, tied: bool) -> None:
+    trained = torch.randn(3, 8)
+    weights = {**tensors(), part(EMBEDDING, "token_adapter.trainable_tokens_delta"): trained}
+    found = loader(tied=tied).load(write(tmp_path, weights, trainable_token_indices=[7, 2, 19])).weights
+    assert found.embedding is not None
+    tokens = torch.tensor([2, 3, 19, 0, 7])
+    embedded = found.embedding.apply(tokens, TABLE[tokens])
+    torch.testing.assert_close(
+        embedded, torch.stack([trained[1], TABLE[3], trained[2], TABLE[0], trained[0]])
+    )
+    assert (found.output_rows is not None) == tied
+    if found.output_rows is not None:
+        hidden, logits = torch.randn(4, 8), torch.zeros(4, VOCABULARY)
+        scored = found.output_rows.score(hidden, logits)
+        torch.testing.assert_close(scored[:, [7, 2, 19]], hidden @ trained.t())
+        assert scored.count_nonzero() == 12
+
+
+@pytest.mark.parametrize("ids", [[20], [-1]])
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path, ids: list[int]) -> None:
+    weights = {**tensors(), part(EMBEDDING, "token_adapter.trainable_tokens_delta"): torch.ones(1, 8)}
+    with pytest.raises(InvalidFieldError, match="from 0 to 19"):
+        loader().load(write(tmp_path, weights, trainable_token_indices=ids))
+
+
+def test_an_adapter_without_lora_weights_is_refused(tmp_path: Path) -> None:
+    weights = {part(HEAD, "weight"): torch.ones(VOCABULARY, 8)}
+    with pytest.raises(InvalidFieldError, match="LoRA weights of at least one module"):
+        loader().load(write(tmp_path, weights, modules_to_save=["lm_head"]))
 
 
 def test_a_file_that_is_cut_short_or_missing_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import InvalidFieldError
-from services.worker.engine.adapter import LoadedAdapter
+from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.interface import AdapterFiles, EngineStoppedError
 from services.worker.engine.slots import AdapterSlots
 
@@ -33,7 +33,7 @@ class Disk:
         assert self.open.wait(30)
         if wanted.digest in self.broken:
             raise InvalidFieldError("tensor", wanted.digest, "whole")
-        return LoadedAdapter(wanted.digest, {}, 10)
+        return LoadedAdapter(wanted.digest, AdapterWeights())
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.worker.engine.delta import Delta
 from services.worker.engine.kernels import (
     Activation,
-    Delta,
     Kernels,
     LoraAdd,
     LoraRuns,

@@ -1,30 +1,48 @@
 """A loaded adapter: what turns a base's answers into its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from services.worker.engine.kernels import PackedAdapter
+from services.worker.engine.delta import Delta
+from services.worker.engine.embedding import EmbeddingChange
+from services.worker.engine.native_adapter import NativeAdapter
+from services.worker.engine.token_rows import TokenRows
 
 
-@dataclass(frozen=True)
-class LoraPair:
-    """The two factors of one module's delta x A^T B^T, in the engine's dtype."""
+@dataclass(frozen=True, eq=False)
+class AdapterWeights:
+    """All that an adapter changes, by the path of the module, in torch's form and the engine's dtype."""
 
-    a: Tensor
-    """[rank, in]"""
-    b: Tensor
-    """[out, rank], the scale folded in."""
+    deltas: Mapping[str, Delta] = field(default_factory=dict)
+    """Of linear modules; the scale is folded into B."""
+    replaced: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Parameters by name that stand in for those of a norm or of the output layer."""
+    embedding: EmbeddingChange | None = None
+    output_rows: TokenRows | None = None
+    """Rows of the output layer's weight that are the adapter's own."""
+
+    @property
+    def nbytes(self) -> int:
+        return (
+            sum(delta.nbytes for delta in self.deltas.values())
+            + sum(tensor.nbytes for tensors in self.replaced.values() for tensor in tensors.values())
+            + (0 if self.embedding is None else self.embedding.nbytes)
+            + (0 if self.output_rows is None else self.output_rows.nbytes)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """An adapter's weights on the device, in the form that the engine's runner takes. Immutable."""
+    """An adapter in the form that the engine's runner takes. Immutable."""
 
     digest: str
-    pairs: Mapping[str, LoraPair]
-    """By the path of the module they adapt; empty where they are packed."""
-    nbytes: int
-    packed: PackedAdapter | None = None
+    weights: AdapterWeights
+    """Without what `native` has."""
+    native: NativeAdapter | None = None
     """For the native kernels."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.weights.nbytes + (0 if self.native is None else self.native.nbytes)

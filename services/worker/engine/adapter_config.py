@@ -17,10 +17,11 @@ NAME = "adapter_config.json"
 
 _APPLIED = frozenset({
     "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "bias",
+    "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices",
 })  # fmt: skip
 
-# How it was trained, or which modules were chosen. fan_in_fan_out says how the base stores its weight, and the
-# delta is computed without the weight. The *_config keys act through init_lora_weights alone.
+# How it was trained, or which modules were chosen. fan_in_fan_out says how the base stores its weight, which the
+# engine sees for itself. The *_config keys act through init_lora_weights alone.
 _INERT = frozenset({
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "runtime_config", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout",
@@ -34,6 +35,9 @@ _DEFAULTS: Mapping[str, object] = {"qalora_group_size": 16}
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 
 
+_BIASES = ("none", "all", "lora_only")
+
+
 @dataclass(frozen=True)
 class AdapterConfig:
     """What turns A and B into a delta."""
@@ -43,6 +47,20 @@ class AdapterConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     rslora: bool
+    dora: bool
+    """Each adapted module has a magnitude vector (arXiv:2402.09353)."""
+    lora_bias: bool
+    """B has a bias."""
+    bias: str
+    """Whose biases of the base were trained: none, all, lora_only."""
+    saved: tuple[str, ...]
+    """Names of the modules that were trained whole."""
+    token_ids: Mapping[str, tuple[int, ...]]
+    """Tokens whose rows were trained, by the name of the module; the empty name is the input embedding."""
+
+    def saves(self, path: str) -> bool:
+        """Whether the module at `path` was trained whole, by PEFT's rule."""
+        return any(path.endswith(name) for name in self.saved)
 
     def rank_of(self, path: str) -> int:
         """The rank of the module at `path`: that of its first matching pattern, else r."""
@@ -68,9 +86,9 @@ def read_config(folder: Path) -> AdapterConfig:
     if config.get("peft_type") != "LORA":
         raise _unsupported("peft_type", config.get("peft_type"), "'LORA'")
     _check_variants(config)
-    rslora = config.get("use_rslora", False)
-    if not isinstance(rslora, bool):
-        raise _invalid(f"{NAME}: use_rslora", rslora, "true or false")
+    dora, lora_bias = _flag(config, "use_dora"), _flag(config, "lora_bias")
+    if dora and lora_bias:
+        raise _unsupported("lora_bias", True, "false where use_dora is true")
     return AdapterConfig(
         r=_rank("r", config.get("r", 8)),
         alpha=_number("lora_alpha", config.get("lora_alpha", 8)),
@@ -78,7 +96,12 @@ def read_config(folder: Path) -> AdapterConfig:
         alpha_pattern={
             key: _number("alpha_pattern", value) for key, value in _table(config, "alpha_pattern")
         },
-        rslora=rslora,
+        rslora=_flag(config, "use_rslora"),
+        dora=dora,
+        lora_bias=lora_bias,
+        bias=config.get("bias", "none"),
+        saved=_names(config.get("modules_to_save")),
+        token_ids=_token_ids(config.get("trainable_token_indices")),
     )
 
 
@@ -86,13 +109,40 @@ def _check_variants(config: Mapping[str, Any]) -> None:  # Any: JSON values
     init = config.get("init_lora_weights", True)
     if not any(init is plain or (isinstance(init, str) and init == plain) for plain in _PLAIN_INITS):
         raise _unsupported("init_lora_weights", init, "true, false, 'gaussian', 'eva' or 'orthogonal'")
-    if config.get("bias", "none") != "none":
-        raise _unsupported("bias", config["bias"], "'none'")
+    if config.get("bias", "none") not in _BIASES:
+        raise _unsupported("bias", config["bias"], f"one of {', '.join(_BIASES)}")
     for key, value in config.items():
         if key not in _APPLIED | _INERT and not _is_default(key, value):
             raise _unsupported(
                 key, value, f"{_DEFAULTS.get(key, 'null, false or empty')}: the engine does not apply it"
             )
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise _invalid(f"{NAME}: {key}", value, "true or false")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise _invalid(f"{NAME}: modules_to_save", value, "a list of module names, or null")
+    return tuple(value)
+
+
+def _token_ids(value: object) -> dict[str, tuple[int, ...]]:
+    by_name: dict[str, Any] = value if isinstance(value, dict) else {"": value or []}  # Any: JSON values
+    for ids in by_name.values():
+        if not isinstance(ids, list) or not all(type(one) is int for one in ids) or len(set(ids)) < len(ids):
+            raise _invalid(
+                f"{NAME}: trainable_token_indices",
+                value,
+                "a list of distinct whole numbers, such lists by module name, or null",
+            )
+    return {name: tuple(ids) for name, ids in by_name.items() if ids}
 
 
 def _is_default(key: str, value: object) -> bool:

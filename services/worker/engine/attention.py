@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from services.worker.engine.kv_cache import NULL_BLOCK, KvCache
+from services.worker.engine.block_pool import NULL_BLOCK
+from services.worker.engine.kv_cache import KvCache
 from services.worker.engine.scheduler import Chunk
 from services.worker.engine.sequence import Sequence
 

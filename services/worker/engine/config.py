@@ -25,6 +25,8 @@ class EngineConfig:
     """Tokens whose keys and values fit, over all sequences; rounded up to whole blocks."""
     prefill_tokens: int = 512
     """Prompt tokens one step takes in at most, so that a long prompt does not stall the others' tokens."""
+    prefix_cache: bool = True
+    """Whether a prompt that begins as an earlier one of the same account and adapter takes its keys and values over."""
     kernels: Literal["auto", "off"] = "auto"
     """auto: the native kernels where they compile and know the model, else torch; off: torch."""
     block_size: int = 16

@@ -108,7 +108,7 @@ class EngineLoop:
 
     def _postprocess(self, chunks: list[Chunk], logits: Tensor) -> None:
         for chunk in chunks:
-            chunk.sequence.computed = chunk.end
+            self._scheduler.computed(chunk)
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
         rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
         for sequence, sampled in zip(sampling, sample(logits, rows, self._runner.likeliest), strict=True):
@@ -121,10 +121,11 @@ class EngineLoop:
             self._prompt_tokens += sequence.prompt_length
         if sampled is None:
             _log.warning("sequence_not_finite", request_id=sequence.request.request_id)
+            self._scheduler.forget(sequence)
             self._end(sequence, EngineStoppedError("the model gave numbers that are not finite"))
             return
         if sampled.token_id in sequence.stop_ids:
-            self._end(sequence, EngineOutput((), finish=Finish.STOP))
+            self._end(sequence, EngineOutput((), cached_tokens=sequence.cached_tokens, finish=Finish.STOP))
             return
         sequence.tokens.append(sampled.token_id)
         self._completion_tokens += 1
@@ -132,6 +133,7 @@ class EngineLoop:
         output = EngineOutput(
             (sampled.token_id,),
             logprobs=() if sampled.logprob is None else (sampled.logprob,),
+            cached_tokens=sequence.cached_tokens,
             finish=Finish.LENGTH if last else None,
         )
         if last:

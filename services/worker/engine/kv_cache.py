@@ -1,48 +1,12 @@
-"""Keys and values in blocks: who owns which block, and the tensors behind them."""
+"""Keys and values in blocks, as the torch form keeps them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-NULL_BLOCK = 0
-"""Never allocated and always zero: what padding of a block table points at."""
-
-
-class BlockAllocator:
-    """Hands out block numbers 1 to `blocks`. Block 0 is the null block."""
-
-    def __init__(self, blocks: int, block_size: int) -> None:
-        self.block_size = block_size
-        self.total = blocks
-        self._free = list(range(blocks, NULL_BLOCK, -1))
-        self._is_free = [False] + [True] * blocks
-
-    @property
-    def free(self) -> int:
-        return len(self._free)
-
-    def blocks_for(self, tokens: int) -> int:
-        """How many blocks `tokens` tokens take."""
-        return -(-tokens // self.block_size)
-
-    def allocate(self, count: int) -> list[int]:
-        """Take `count` blocks; the caller has checked that they are free. Raises ValueError otherwise."""
-        if count > self.free:
-            raise ValueError(f"{count} blocks asked for, {self.free} free")
-        taken = [self._free.pop() for _ in range(count)]
-        for block in taken:
-            self._is_free[block] = False
-        return taken
-
-    def release(self, blocks: Sequence[int]) -> None:
-        """Give blocks back. Raises ValueError for one that is free already: two sequences would share it."""
-        for block in blocks:
-            if block == NULL_BLOCK or self._is_free[block]:
-                raise ValueError(f"block {block} is not allocated")
-            self._is_free[block] = True
-            self._free.append(block)
+from services.worker.engine.block_pool import NULL_BLOCK
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from services.worker.engine.adapter import LoadedAdapter, LoraPair
+from services.worker.engine.adapter import LoadedAdapter
+from services.worker.engine.delta import Delta
 from services.worker.engine.probe import LinearModule
 
 
 @dataclass(frozen=True)
-class StackedPairs:
-    """One module's factors of all adapters of a step, one adapter after the other."""
+class StackedDeltas:
+    """One module's deltas of all adapters of a step, one adapter after the other."""
 
-    a: Tensor
-    """[columns, in]"""
-    b: Tensor
+    a: Tensor | None
+    """[columns, in]; None where no adapter has a pair here."""
+    b: Tensor | None
     """[out, columns]"""
     ranks: tuple[int, ...]
-    """Columns of each adapter of the step; 0 where it leaves the module alone."""
+    """Columns of each adapter of the step; 0 where it has no pair here."""
+    multiplier: Tensor | None
+    """[adapters, out] in float32; None where all are ones."""
+    bias: Tensor | None
+    """[adapters, out] in float32; None where all are zeros."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +56,36 @@ class LoraRows:
         return self._masks[ranks]
 
 
-def add_lora(y: Tensor, x: Tensor, rows: LoraRows, weights: StackedPairs) -> None:
-    """Add each row's delta to `y` [rows, out] in place; `x` [rows, in] is the module's input.
+def add_lora(y: Tensor, x: Tensor, rows: LoraRows, deltas: StackedDeltas) -> None:
+    """Apply each row's delta to `y` [rows, out] in place; `x` [rows, in] is the module's input.
 
     The seam for native kernels, and the reference they are compared with. In place, because a kernel expands
     straight into the module's output.
     """
-    if rows.index is not None:
-        x = x.index_select(0, rows.index)
-    shrunk = x @ weights.a.t()
-    foreign = rows.foreign(weights.ranks)
-    if foreign is not None:
-        # Filled, not multiplied by zero: what overflows in one adapter's columns must not reach another's rows.
-        shrunk.masked_fill_(foreign, 0.0)
+    if deltas.a is not None and deltas.b is not None:
+        if rows.index is not None:
+            x = x.index_select(0, rows.index)
+        shrunk = x @ deltas.a.t()
+        foreign = rows.foreign(deltas.ranks)
+        if foreign is not None:
+            # Filled, not multiplied by zero: what overflows in one adapter's columns must not reach another's rows.
+            shrunk.masked_fill_(foreign, 0.0)
+        if rows.index is None:
+            y.addmm_(shrunk, deltas.b.t())
+        else:
+            y.index_add_(0, rows.index, shrunk @ deltas.b.t())
+    if deltas.multiplier is None and deltas.bias is None:
+        return
+    changed = y if rows.index is None else y.index_select(0, rows.index)
+    wide = changed.float()
+    if deltas.multiplier is not None:
+        wide = wide * deltas.multiplier[rows.owners]
+    if deltas.bias is not None:
+        wide = wide + deltas.bias[rows.owners]
     if rows.index is None:
-        y.addmm_(shrunk, weights.b.t())
+        y.copy_(wide)
     else:
-        y.index_add_(0, rows.index, shrunk @ weights.b.t())
+        y.index_copy_(0, rows.index, wide.to(y.dtype))
 
 
 class LoraBatch:
@@ -86,6 +104,15 @@ class LoraBatch:
         self._places = {adapter.digest: place for place, adapter in enumerate(self.adapters)}
         self.token_rows = self._rows(token_adapters, device)
         self.sampled_rows = self._rows(sampled_adapters, device)
+        self._device = device
+        self._token_adapters = token_adapters
+        self._sampled_adapters = sampled_adapters
+
+    def rows_of(self, adapter: LoadedAdapter, *, sampled: bool) -> Tensor:
+        """The token rows or sampled rows of one adapter, [n] of int64."""
+        owners = self._sampled_adapters if sampled else self._token_adapters
+        rows = [row for row, one in enumerate(owners) if one is not None and one.digest == adapter.digest]
+        return torch.tensor(rows, dtype=torch.int64, device=self._device)
 
     def _rows(self, adapters: Sequence[LoadedAdapter | None], device: torch.device) -> LoraRows | None:
         """None when no row has an adapter."""
@@ -105,21 +132,21 @@ class LoraModule:
     def __init__(self, linear: LinearModule) -> None:
         self._linear = linear
         self._rows: LoraRows | None = None
-        self._weights: StackedPairs | None = None
+        self._deltas: StackedDeltas | None = None
         linear.module.register_forward_hook(self._add)
 
-    def set(self, batch: LoraBatch, weights: StackedPairs | None) -> None:
+    def set(self, batch: LoraBatch, deltas: StackedDeltas | None) -> None:
         self._rows = batch.sampled_rows if self._linear.sampled_rows else batch.token_rows
-        self._weights = weights
+        self._deltas = deltas
 
     def clear(self) -> None:
-        self._rows = self._weights = None
+        self._rows = self._deltas = None
 
     def _add(self, _module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        if self._rows is None or self._weights is None:
+        if self._rows is None or self._deltas is None:
             return
         x = inputs[0].reshape(-1, self._linear.inputs)
-        add_lora(output.view(-1, self._linear.outputs), x, self._rows, self._weights)
+        add_lora(output.view(-1, self._linear.outputs), x, self._rows, self._deltas)
 
 
 class LoraModules:
@@ -128,7 +155,7 @@ class LoraModules:
     def __init__(self, linears: Mapping[str, LinearModule]) -> None:
         self._modules = {path: LoraModule(linear) for path, linear in linears.items()}
         self._stacked: tuple[LoadedAdapter, ...] = ()
-        self._stacks: dict[str, StackedPairs] = {}
+        self._stacks: dict[str, StackedDeltas] = {}
 
     @contextmanager
     def applying(self, batch: LoraBatch) -> Iterator[None]:
@@ -150,17 +177,28 @@ class LoraModules:
         if adapters == self._stacked:
             return
         self._stacked, self._stacks = (), {}  # let go of the old stack before the new one is made
-        paths = {path for adapter in adapters for path in adapter.pairs}
+        paths = {path for adapter in adapters for path in adapter.weights.deltas}
         self._stacks = {
-            path: _stack_module([adapter.pairs.get(path) for adapter in adapters]) for path in paths
+            path: _stack_module([adapter.weights.deltas.get(path) for adapter in adapters]) for path in paths
         }
         self._stacked = adapters
 
 
-def _stack_module(pairs: Sequence[LoraPair | None]) -> StackedPairs:
-    present = [pair for pair in pairs if pair is not None]
-    return StackedPairs(
-        a=torch.cat([pair.a for pair in present]),
-        b=torch.cat([pair.b for pair in present], dim=1),
-        ranks=tuple(0 if pair is None else pair.a.shape[0] for pair in pairs),
+def _stack_module(deltas: Sequence[Delta | None]) -> StackedDeltas:
+    a = [delta.a for delta in deltas if delta is not None and delta.a is not None]
+    b = [delta.b for delta in deltas if delta is not None and delta.b is not None]
+    return StackedDeltas(
+        a=torch.cat(a) if a else None,
+        b=torch.cat(b, dim=1) if b else None,
+        ranks=tuple(0 if delta is None else delta.rank for delta in deltas),
+        multiplier=_stack_vectors([None if delta is None else delta.multiplier for delta in deltas], 1.0),
+        bias=_stack_vectors([None if delta is None else delta.bias for delta in deltas], 0.0),
     )
+
+
+def _stack_vectors(vectors: Sequence[Tensor | None], missing: float) -> Tensor | None:
+    """[adapters, out]; None where no adapter has any."""
+    present = next((vector for vector in vectors if vector is not None), None)
+    if present is None:
+        return None
+    return torch.stack([torch.full_like(present, missing) if one is None else one for one in vectors])

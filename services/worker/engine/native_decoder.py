@@ -4,20 +4,17 @@ Families whose layers compute the same share it: RMSNorm, attention with rotary 
 weights, rotary tables and attention options come from transformers' own modules, which are also the oracle.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from services.worker.engine.adapter import LoraPair
+from services.worker.engine.adapter import AdapterWeights
 from services.worker.engine.kernels import (
     Activation,
     Arena,
-    Delta,
     Kernels,
-    LoraRuns,
     PackedAdapter,
     PackedCache,
     PackedLinear,
@@ -29,7 +26,9 @@ from services.worker.engine.kernels import (
     linear_bytes,
 )
 from services.worker.engine.model import BaseModel
+from services.worker.engine.native_adapter import NativeAdapter
 from services.worker.engine.probe import ModelProbe
+from services.worker.engine.row_owners import RowOwners
 
 FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
@@ -44,6 +43,9 @@ _GROUPS = (
     ("mlp.down_proj",),
 )
 _HEAD = "lm_head"
+_EMBEDDING = "model.embed_tokens"
+_LAST_NORM = "model.norm"
+_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 def why_not_native(base: BaseModel, block_size: int) -> str | None:
@@ -65,6 +67,7 @@ def why_not_native(base: BaseModel, block_size: int) -> str | None:
 class _Layer:
     """One decoder layer's kernels, in the order of their calls."""
 
+    path: str
     input_norm: RmsNorm
     qkv: PackedLinear
     rotary: RotaryWriter
@@ -105,18 +108,23 @@ class NativeDecoder:
         self._places = {
             path: (index, place) for index, group in enumerate(paths) for place, path in enumerate(group)
         }
-        self._embedding: nn.Module = model.model.embed_tokens
+        self._embedding: nn.Embedding = model.model.embed_tokens
         self._rotary: nn.Module = model.model.rotary_emb
+        self._biases: dict[str, Tensor | None] = {
+            path: model.get_submodule(path).bias for path in self._places
+        }
+        self._eps: float = model.model.norm.variance_epsilon
         arena = Arena(sum(linear_bytes(kernels, site) for site in self.sites))
         linears = [
             self._pack_linear(model, site, group, arena)
             for site, group in zip(self.sites, paths, strict=True)
         ]
-        self.head = linears.pop()
+        self._linears = linears[:-1]
+        self._head = linears[-1]
         self._layers = [
             self._layer(
                 layer,
-                linears[len(_GROUPS) * index : len(_GROUPS) * (index + 1)],
+                self._linears[len(_GROUPS) * index : len(_GROUPS) * (index + 1)],
                 PackedCache(
                     kernels,
                     blocks=blocks,
@@ -130,30 +138,101 @@ class NativeDecoder:
             )
             for index, layer in enumerate(model.model.layers)
         ]
-        self._norm = RmsNorm(kernels, model.model.norm.weight, model.model.norm.variance_epsilon)
+        self._norm = RmsNorm(kernels, model.model.norm.weight, self._eps)
 
-    def pack(self, pairs: Mapping[str, LoraPair]) -> PackedAdapter:
+    def weight(self, path: str) -> Tensor:
+        """See BaseWeights.weight."""
+        if path == _EMBEDDING:
+            return self._embedding.weight
+        index, place = self._places[path]
+        return [*self._linears, self._head][index].weight(place)
+
+    def bias(self, path: str) -> Tensor | None:
+        """See BaseWeights.bias."""
+        return self._biases[path]
+
+    def pack(self, weights: AdapterWeights) -> NativeAdapter:
         """An adapter's weights in the kernels' form, at the places of this model."""
-        deltas = {self._places[path]: Delta(pair.a, pair.b) for path, pair in pairs.items()}
-        return PackedAdapter(self.kernels, self.sites, deltas)
+        deltas = {self._places[path]: delta for path, delta in weights.deltas.items()}
+        own = {path: tensors["weight"] for path, tensors in weights.replaced.items()}
+        head = weights.replaced.get(_HEAD)
+        return NativeAdapter(
+            PackedAdapter(self.kernels, self.sites, deltas),
+            norms={
+                path: RmsNorm(self.kernels, weight, self._eps)
+                for path, weight in own.items()
+                if path != _HEAD and not path.endswith(_HEAD_NORMS)
+            },
+            rotaries={
+                index: layer.rotary.with_norms(*(own.get(f"{layer.path}.{name}") for name in _HEAD_NORMS))
+                for index, layer in enumerate(self._layers)
+                if any(f"{layer.path}.{name}" in own for name in _HEAD_NORMS)
+            },
+            head=None
+            if head is None
+            else PackedLinear(self.kernels, self._head.site, [head["weight"]], [head.get("bias")]),
+        )
 
-    def hidden(self, tokens: Tensor, sequences: SequenceBatch, runs: LoraRuns | None) -> Tensor:
+    def hidden(self, tokens: Tensor, sequences: SequenceBatch, owners: RowOwners) -> Tensor:
         """Tokens [rows] of int64, one sequence after the other -> what the output layer takes, [rows, hidden]."""
         residual: Tensor = self._embedding(tokens)
-        cos, sin = self._turns(sequences.positions)
+        for adapter, rows in owners.special:
+            if adapter.weights.embedding is not None:
+                residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows])
+        turns = self._turns(sequences.positions)
+        runs = owners.runs
         x: Tensor | None = None
-        for layer in self._layers:
-            x = layer.input_norm(residual) if x is None else layer.input_norm(x, residual=residual)
+        for index, layer in enumerate(self._layers):
+            x = self._normed(layer.input_norm, f"{layer.path}.input_layernorm", x, residual, owners)
             qkv = layer.qkv(x, runs=runs)
             query, key, size = layer.heads
             q, k, v = qkv.view(qkv.shape[0], -1, size).split((query, key, key), dim=1)
-            layer.rotary(q, k, v, cos=cos, sin=sin, slots=sequences.slots)
+            self._turn(index, (q, k, v), turns, sequences, owners)
             x = layer.output(layer.attention(q, sequences), runs=runs)
-            x = layer.mlp_norm(x, residual=residual)
+            x = self._normed(layer.mlp_norm, f"{layer.path}.post_attention_layernorm", x, residual, owners)
             x = layer.gate_up(x, runs=runs, activation=self._activation)
             x = layer.down(x, runs=runs)
         assert x is not None
-        return self._norm(x, residual=residual)
+        return self._normed(self._norm, _LAST_NORM, x, residual, owners)
+
+    def logits(self, hidden: Tensor, owners: RowOwners) -> Tensor:
+        """Hidden [rows, hidden] -> [rows, vocabulary]."""
+        logits = self._head(hidden, runs=owners.runs)
+        for adapter, rows in owners.special:
+            if adapter.native is not None and adapter.native.head is not None:
+                adapter.native.head(hidden[rows], out=logits[rows])
+            if adapter.weights.output_rows is not None:
+                logits[rows] = adapter.weights.output_rows.score(hidden[rows], logits[rows])
+        return logits
+
+    @staticmethod
+    def _normed(norm: RmsNorm, path: str, x: Tensor | None, residual: Tensor, owners: RowOwners) -> Tensor:
+        """Add `x` to the residual, where there is one, and norm that."""
+        normed = norm(residual) if x is None else norm(x, residual=residual)
+        for adapter, rows in owners.special:
+            own = None if adapter.native is None else adapter.native.norms.get(path)
+            if own is not None:
+                own(residual[rows], out=normed[rows])
+        return normed
+
+    def _turn(
+        self,
+        index: int,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        turns: tuple[Tensor, Tensor],
+        sequences: SequenceBatch,
+        owners: RowOwners,
+    ) -> None:
+        """Turn queries and keys, and keep keys and values."""
+        rotary = self._layers[index].rotary
+        (q, k, v), (cos, sin), slots = qkv, turns, sequences.slots
+        if not any(adapter.native and adapter.native.rotaries for adapter, _ in owners.special):
+            rotary(q, k, v, cos=cos, sin=sin, slots=slots)
+            return
+        for adapter, rows in owners.stretches:
+            native = None if adapter is None else adapter.native
+            own = rotary if native is None else native.rotaries.get(index, rotary)
+            own(q[rows], k[rows], v[rows], cos=cos[rows], sin=sin[rows], slots=slots[rows])
 
     def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [rows, rotary / 2] in float32, as the model's own module scales them."""
@@ -186,6 +265,7 @@ class NativeDecoder:
         heads = qkv.site.outputs[0] // cache.key_dim
         q_norm, k_norm = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
         return _Layer(
+            path=f"model.layers.{index}",
             input_norm=RmsNorm(kernels, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon),
             qkv=qkv,
             rotary=RotaryWriter(

@@ -1,13 +1,14 @@
 """One step on the native kernels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from services.worker.engine.adapter import LoraPair
-from services.worker.engine.kernels import LoraRuns, PackedAdapter, SequenceBatch, argmax
+from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.kernels import SequenceBatch, argmax
 from services.worker.engine.native_decoder import NativeDecoder
+from services.worker.engine.row_owners import RowOwners
 from services.worker.engine.scheduler import Chunk
 
 
@@ -17,9 +18,22 @@ class NativeRunner:
     def __init__(self, decoder: NativeDecoder) -> None:
         self._decoder = decoder
 
-    def pack(self, pairs: Mapping[str, LoraPair]) -> PackedAdapter:
-        """See Runner.pack."""
-        return self._decoder.pack(pairs)
+    def weight(self, path: str) -> Tensor:
+        """See BaseWeights.weight."""
+        return self._decoder.weight(path)
+
+    def bias(self, path: str) -> Tensor | None:
+        """See BaseWeights.bias."""
+        return self._decoder.bias(path)
+
+    def embedding_scale(self) -> float:
+        """See BaseWeights.embedding_scale."""
+        return 1.0  # no family on the kernels has one
+
+    def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
+        """See Runner.prepare."""
+        kept = AdapterWeights(embedding=weights.embedding, output_rows=weights.output_rows)
+        return LoadedAdapter(digest, kept, self._decoder.pack(weights))
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -40,10 +54,13 @@ class NativeRunner:
             [chunk.sequence.blocks for chunk in batch],
             block_size=self._decoder.block_size,
         )
-        hidden = self._decoder.hidden(torch.tensor(tokens), sequences, _runs([(c, c.length) for c in batch]))
+        owners = RowOwners([(chunk.sequence.adapter, chunk.length) for chunk in batch])
+        hidden = self._decoder.hidden(torch.tensor(tokens), sequences, owners)
         if len(last_rows) < len(tokens):
             hidden = hidden[torch.tensor(last_rows, dtype=torch.int64)]
-        logits = self._decoder.head(hidden, runs=_runs([(chunks[place], 1) for place in sampling]))
+        logits = self._decoder.logits(
+            hidden, RowOwners([(chunks[place].sequence.adapter, 1) for place in sampling])
+        )
         return logits if sampling == sorted(sampling) else logits[torch.tensor(sampling).argsort()]
 
     def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,12 +73,3 @@ class NativeRunner:
 def _digest(chunk: Chunk) -> str:
     adapter = chunk.sequence.adapter
     return "" if adapter is None else adapter.digest
-
-
-def _runs(pieces: Sequence[tuple[Chunk, int]]) -> LoraRuns | None:
-    """Whose each row is; None where no row has an adapter, so that a base batch pays nothing."""
-    if all(chunk.sequence.adapter is None for chunk, _ in pieces):
-        return None
-    return LoraRuns(
-        [(None if (a := chunk.sequence.adapter) is None else a.packed, rows) for chunk, rows in pieces]
-    )

@@ -1,13 +1,14 @@
 """What computes a step, and the choice between the forms there are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from services.common.logs import get_logger
-from services.worker.engine.adapter import LoraPair
-from services.worker.engine.kernels import PackedAdapter, load_kernels
+from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.adapter_builder import BaseWeights
+from services.worker.engine.kernels import load_kernels
 from services.worker.engine.model import BaseModel
 from services.worker.engine.native_decoder import NativeDecoder, why_not_native
 from services.worker.engine.native_runner import NativeRunner
@@ -18,12 +19,11 @@ from services.worker.engine.torch_runner import TorchRunner
 _log = get_logger(__name__)
 
 
-class Runner(Protocol):
+class Runner(BaseWeights, Protocol):
     """A base model with its cache of keys and values, and the places where adapters apply."""
 
-    @property
-    def pack(self) -> Callable[[Mapping[str, LoraPair]], PackedAdapter] | None:
-        """How an adapter's weights get into the runner's form; None where they are taken as they are."""
+    def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
+        """Bring an adapter's weights into the runner's form."""
         ...
 
     def run(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
-from services.worker.engine.kv_cache import BlockAllocator
+from services.worker.engine.block_pool import BlockPool
 from services.worker.engine.sequence import Sequence
 
 
@@ -33,8 +33,8 @@ class Scheduler:
     the queue and is computed again later. The oldest therefore always advances, and with it everything.
     """
 
-    def __init__(self, allocator: BlockAllocator, *, max_sequences: int, prefill_tokens: int) -> None:
-        self._allocator = allocator
+    def __init__(self, pool: BlockPool, *, max_sequences: int, prefill_tokens: int) -> None:
+        self._pool = pool
         self._max_sequences = max_sequences
         self._prefill_tokens = prefill_tokens
         self._waiting: deque[Sequence] = deque()
@@ -97,20 +97,47 @@ class Scheduler:
         chunks: list[Chunk] = []
         while self._waiting and budget and len(self._running) < self._max_sequences:
             sequence = self._waiting[0]
+            self._take_prefix(sequence)
             if not self._grow(sequence):
+                self._free(sequence)
                 break
+            if not sequence.admitted:
+                sequence.admitted = True
+                sequence.cached_tokens = sequence.computed
             self._running.append(self._waiting.popleft())
             length = min(sequence.remaining, budget)
             chunks.append(Chunk(sequence, sequence.computed, length))
             budget -= length
         return chunks
 
+    def computed(self, chunk: Chunk) -> None:
+        """Note that a chunk's keys and values are in the cache; full blocks can be found there from now on."""
+        sequence, size = chunk.sequence, self._pool.block_size
+        sequence.computed = chunk.end
+        while (len(sequence.published) + 1) * size <= sequence.computed:
+            place = len(sequence.published)
+            parent = sequence.published[-1] if place else sequence.root
+            tokens = sequence.tokens[place * size : (place + 1) * size]
+            cached = self._pool.publish(parent, sequence.blocks[place], tokens)
+            if cached is None:
+                return
+            sequence.published.append(cached)
+
+    def forget(self, sequence: Sequence) -> None:
+        """Let nobody find what a running sequence has in the cache."""
+        self._pool.forget(sequence.blocks)
+
+    def _take_prefix(self, sequence: Sequence) -> None:
+        sequence.published = self._pool.take_prefix(sequence.root, sequence.tokens)
+        sequence.blocks = [cached.block for cached in sequence.published]
+        sequence.computed = len(sequence.blocks) * self._pool.block_size
+
     def _grow(self, sequence: Sequence) -> bool:
         """Give a sequence blocks for all the tokens it has; False where they are not there."""
-        missing = self._allocator.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-        if missing > self._allocator.free:
+        missing = self._pool.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+        if missing > self._pool.free:
             return False
-        sequence.blocks.extend(self._allocator.allocate(missing))
+        sequence.blocks.extend(self._pool.allocate(missing))
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -119,6 +146,7 @@ class Scheduler:
         self._waiting.appendleft(sequence)
 
     def _free(self, sequence: Sequence) -> None:
-        self._allocator.release(sequence.blocks)
+        self._pool.release(sequence.blocks)
         sequence.blocks.clear()
+        sequence.published.clear()
         sequence.computed = 0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from services.worker.engine.adapter import LoadedAdapter
+from services.worker.engine.block_pool import CachedBlock, Root
 from services.worker.engine.interface import EngineRequest
 from services.worker.engine.streams import OutputStream
 
@@ -23,11 +24,22 @@ class Sequence:
     """Tokens whose keys and values are in the cache; always fewer than `tokens`."""
     blocks: list[int] = field(default_factory=list)
     """The block table: block i holds the keys and values of tokens i * block_size and on."""
+    published: list[CachedBlock] = field(default_factory=list)
+    """The first of `blocks`: those that are full and computed, as the prefix cache knows them."""
+    admitted: bool = False
+    """Whether it has run already; what a preempted sequence finds of its own is no cached prefix."""
+    cached_tokens: int = 0
+    """Prompt tokens that were in the cache when it was first admitted."""
     counted: bool = False
     """Whether the prompt is in the totals; a preempted sequence is computed again and counted once."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+
+    @property
+    def root(self) -> Root:
+        """Where its prefix begins in the prefix cache."""
+        return self.request.account_id, "" if self.adapter is None else self.adapter.digest
 
     @property
     def prompt_length(self) -> int:

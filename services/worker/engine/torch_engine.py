@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from services.common.errors import InvalidFieldError
 from services.worker.engine.adapter import LoadedAdapter
 from services.worker.engine.adapter_files import AdapterLoader
+from services.worker.engine.block_pool import BlockPool
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine_loop import EngineLoop
 from services.worker.engine.interface import (
@@ -17,7 +18,6 @@ from services.worker.engine.interface import (
     EngineStats,
     EngineStoppedError,
 )
-from services.worker.engine.kv_cache import BlockAllocator
 from services.worker.engine.model import BaseModel, load_base_model
 from services.worker.engine.probe import ModelProbe, probe_model
 from services.worker.engine.runner import make_runner
@@ -33,23 +33,25 @@ class TorchEngine:
     """An Engine on torch; made by `start`, on the event loop that its methods are called from."""
 
     def __init__(self, config: EngineConfig, base: BaseModel, probe: ModelProbe) -> None:
-        allocator = BlockAllocator(-(-config.kv_tokens // config.block_size), config.block_size)
+        pool = BlockPool(
+            -(-config.kv_tokens // config.block_size), config.block_size, prefix_cache=config.prefix_cache
+        )
         self._base = base
-        self._context_length = min(base.context_length, allocator.total * config.block_size)
+        self._context_length = min(base.context_length, pool.total * config.block_size)
         self._executor = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="adapter-load")
         runner = make_runner(
             base,
             probe,
-            blocks=allocator.total,
+            blocks=pool.total,
             block_size=config.block_size,
             use_kernels=config.kernels == "auto",
         )
-        loader = AdapterLoader(probe.linears, base.dtype, base.device, runner.pack)
+        loader = AdapterLoader(probe, runner, base.dtype, base.device, runner.prepare)
         self._slots = AdapterSlots(config.adapter_slots, loader.load, self._executor)
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
-            Scheduler(allocator, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
+            Scheduler(pool, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
             runner,
             Outbox(self._event_loop),
             threads=config.resolved_threads(),

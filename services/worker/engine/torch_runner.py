@@ -1,16 +1,19 @@
 """One step in torch: a batch of chunks through transformers' own model code, in one forward."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from services.worker.engine import sampler
+from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.attention import PagedAttention
 from services.worker.engine.kv_cache import KvCache
 from services.worker.engine.lora import LoraBatch, LoraModules
 from services.worker.engine.model import BaseModel
-from services.worker.engine.probe import ModelProbe
+from services.worker.engine.probe import ModelProbe, embedding_scale, linear_bias, linear_weight
+from services.worker.engine.replaced_modules import ReplacedModules
 from services.worker.engine.scheduler import Chunk
 
 
@@ -19,15 +22,33 @@ class TorchRunner:
 
     def __init__(self, base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int) -> None:
         self._base = base
+        self._probe = probe
+        embedding: Any = base.model.get_input_embeddings()
+        self._embedding = embedding
         self._lora = LoraModules(probe.linears)
+        self._replaced = ReplacedModules(probe, embedding)
         self._cache = KvCache(
             probe.kv_shapes, blocks=blocks, block_size=block_size, dtype=base.dtype, device=base.device
         )
 
-    @property
-    def pack(self) -> None:
-        """See Runner.pack."""
-        return
+    def weight(self, path: str) -> Tensor:
+        """See BaseWeights.weight."""
+        if path == self._probe.embedding:
+            weight: Tensor = self._embedding.weight
+            return weight
+        return linear_weight(self._probe.linears[path].module)
+
+    def bias(self, path: str) -> Tensor | None:
+        """See BaseWeights.bias."""
+        return linear_bias(self._probe.linears[path].module)
+
+    def embedding_scale(self) -> float:
+        """See BaseWeights.embedding_scale."""
+        return embedding_scale(self._embedding)
+
+    def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
+        """See Runner.prepare."""
+        return LoadedAdapter(digest, weights)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -45,7 +66,7 @@ class TorchRunner:
             [chunk.sequence.adapter for chunk in chunks if chunk.samples],
             self._base.device,
         )
-        with self._lora.applying(adapters):
+        with self._lora.applying(adapters), self._replaced.applying(adapters):
             output = self._base.model(
                 input_ids=self._tensor(tokens).unsqueeze(0),
                 position_ids=self._tensor(positions).unsqueeze(0),

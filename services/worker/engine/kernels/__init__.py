@@ -14,12 +14,11 @@ from services.worker.engine.kernels.library import Kernels, load_kernels
 from services.worker.engine.kernels.linear import Activation, LoraAdd, PackedLinear, linear_bytes
 from services.worker.engine.kernels.packing import Arena
 from services.worker.engine.kernels.rowwise import RmsNorm, argmax
-from services.worker.engine.kernels.sites import Delta, LoraRuns, PackedAdapter, Site
+from services.worker.engine.kernels.sites import LoraRuns, PackedAdapter, Site
 
 __all__ = [
     "Activation",
     "Arena",
-    "Delta",
     "Kernels",
     "LoraAdd",
     "LoraRuns",

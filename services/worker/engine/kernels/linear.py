@@ -15,6 +15,7 @@ from services.worker.engine.kernels.packing import (
     pack_into,
     packed_bytes,
     packed_size,
+    unpack,
 )
 from services.worker.engine.kernels.sites import LoraRuns, Site
 
@@ -54,16 +55,27 @@ class PackedLinear:
                 raise ValueError(f"weight must be [{outputs}, {site.inputs}], not {list(weight.shape)}")
         arena = arena or Arena(linear_bytes(kernels, site))
         self._kept: list[Tensor] = []
+        self._packed: list[Tensor] = []
         self.struct = structs.Site(k=site.inputs, count=len(weights))
         for place, (outputs, weight, bias) in enumerate(zip(site.outputs, weights, biases, strict=True)):
             packed = arena.take(packed_size(kernels, outputs, site.inputs), kernels.dtype)
             pack_into(kernels, weight, packed)
             wide = None if bias is None else bias.to(torch.float32, copy=True)
             self._kept += [tensor for tensor in (packed, wide) if tensor is not None]
+            self._packed.append(packed)
             self.struct.segment[place] = structs.Segment(
                 address(packed), address(wide), outputs, site.offsets[place]
             )
         self._job = structs.Linear(site=address_of(self.struct))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._kept)
+
+    def weight(self, projection: int) -> Tensor:
+        """A copy of a projection's weight, [outputs, inputs]."""
+        outputs, inputs = self.site.outputs[projection], self.site.inputs
+        return unpack(self._kernels, self._packed[projection], outputs, inputs).contiguous()
 
     def __call__(
         self,

@@ -17,6 +17,10 @@ class RmsNorm:
         self._weight = weight.to(torch.float32) + offset
         self._job = structs.Norm(weight=address(self._weight), eps=eps, n=weight.numel())
 
+    @property
+    def nbytes(self) -> int:
+        return self._weight.nbytes
+
     def __call__(self, x: Tensor, *, residual: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """X [rows, n] -> [rows, n]. With a residual, `residual` becomes residual + x and is what is normed."""
         job, n = self._job, self._weight.numel()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from services.worker.engine.delta import Delta
 from services.worker.engine.kernels import structs
 from services.worker.engine.kernels.library import Kernels
 from services.worker.engine.kernels.packing import (
@@ -43,25 +44,6 @@ class Site:
     def offsets(self) -> tuple[int, ...]:
         """Where each projection's columns begin."""
         return tuple(sum(self.outputs[:i]) for i in range(len(self.outputs)))
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What an adapter does to one projection: y = (y + scale x A^T B^T) * multiplier + bias."""
-
-    a: Tensor | None = None
-    """[rank, inputs]; without A and B only multiplier and bias apply."""
-    b: Tensor | None = None
-    """[outputs, rank]"""
-    scale: float = 1.0
-    multiplier: Tensor | None = None
-    """[outputs]; DoRA's magnitude over norm."""
-    bias: Tensor | None = None
-    """[outputs], added last."""
-
-    @property
-    def rank(self) -> int:
-        return 0 if self.a is None else self.a.shape[0]
 
 
 class PackedAdapter:

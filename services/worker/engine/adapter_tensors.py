@@ -1,0 +1,86 @@
+"""Reads the tensors of an adapter's weight file, by module and by what they are."""
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from services.common.errors import InvalidFieldError
+
+NAME = "adapter_model.safetensors"
+
+_PARTS = (
+    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B",
+    "token_adapter.trainable_tokens_delta", "base_layer.weight", "base_layer.bias", "weight", "bias",
+)  # fmt: skip
+_TENSOR = re.compile(
+    # The shortest path, so that the longest part matches: `x.lora_A.weight` is not `weight` of `x.lora_A`.
+    rf"base_model\.model\.(?P<path>.+?)\.(?P<part>{'|'.join(re.escape(part) for part in _PARTS)})"
+)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class ModuleTensors:
+    """The tensors of one module. Each is taken once; what is left when the module is done, nothing would use."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._tensors: dict[str, Tensor] = {}
+
+    def put(self, part: str, tensor: Tensor) -> None:
+        self._tensors[part] = tensor
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._tensors
+
+    def take(self, part: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that part. Raises InvalidFieldError where it is missing, misshapen or not finite."""
+        tensor = self._tensors.pop(part, None)
+        if tensor is None:
+            raise tensors_invalid(f"{self.path}.{part}", "missing", f"there, with shape {list(shape)}")
+        if tuple(tensor.shape) != shape:
+            raise tensors_invalid(f"shape of {self.path}.{part}", list(tensor.shape), str(list(shape)))
+        if not tensor.isfinite().all():
+            raise tensors_invalid(f"{self.path}.{part}", "not finite", "finite")
+        return tensor
+
+    def check_used(self) -> None:
+        """Raises InvalidFieldError for a tensor that nobody took."""
+        for part in self._tensors:
+            raise tensors_invalid(
+                f"{self.path}.{part}", "there", "missing: with this config and base, nothing would use it"
+            )
+
+
+def read_tensors(folder: Path) -> dict[str, ModuleTensors]:
+    """All tensors of the file, by path of the module. Raises InvalidFieldError for names and dtypes that nothing uses."""
+    modules: dict[str, ModuleTensors] = {}
+    try:
+        with safe_open(folder / NAME, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping: it has no iterator
+                match = _TENSOR.fullmatch(name)
+                if match is None:
+                    raise tensors_invalid(
+                        "tensor name",
+                        name,
+                        f"base_model.model.<module path>. and one of {', '.join(_PARTS)}; nothing would use it",
+                    )
+                tensor = file.get_tensor(name)
+                if tensor.dtype not in _DTYPES:
+                    raise tensors_invalid(
+                        f"dtype of {name}", str(tensor.dtype), "float32, float16 or bfloat16"
+                    )
+                path = match["path"]
+                modules.setdefault(path, ModuleTensors(path)).put(match["part"], tensor)
+    except (OSError, SafetensorError) as error:
+        raise InvalidFieldError(
+            NAME, str(error), "a whole safetensors file", reason="ADAPTER_TENSORS_INVALID"
+        ) from None
+    return modules
+
+
+def tensors_invalid(field: str, value: object, bound: str) -> InvalidFieldError:
+    """The refusal of something in the file."""
+    return InvalidFieldError(f"{NAME}: {field}", value, bound, reason="ADAPTER_TENSORS_INVALID")
