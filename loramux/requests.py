@@ -41,6 +41,8 @@ class Sampling(TypedDict, total=False):
     """Return each token's log probability and this many alternatives; 0 .. 20."""
     ignore_eos: bool | None
     """Go on after the model's own end-of-text token."""
+    n: int | None
+    """How many choices to draw, 1 .. 16; choice i is drawn with seed + i."""
 
 
 Message = Mapping[str, str]

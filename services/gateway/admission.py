@@ -23,7 +23,7 @@ from services.gateway.limits.interface import (
 )
 from services.gateway.shielding import to_the_end
 
-# Of max_tokens, how many are taken from the token rate at admission. A request that asks for the whole context
+# Of a choice's max_tokens, how many are taken from the token rate at admission. A request that asks for the whole context
 # and uses little of it would otherwise fill the rate of an account that has spent nothing.
 RESERVED_COMPLETION_TOKENS = 1_024
 
@@ -163,7 +163,7 @@ class Admissions:
 
     async def _take(self, admission: Admission, limits: Limits) -> None:
         job = admission.job
-        tokens = len(job.prompt) + min(job.max_tokens, RESERVED_COMPLETION_TOKENS)
+        tokens = len(job.prompt) + min(job.max_tokens, RESERVED_COMPLETION_TOKENS * (job.sampling.n or 1))
         admission.lease = await self._limiter.admit(job.pool, tokens, limits)
         row = await self._prices.in_force(job.target.base.name, job.target.base.price)
         adapter = job.target.adapter

@@ -44,6 +44,7 @@ def sampling(message: sampling_pb2.SamplingParams) -> Sampling:
         logit_bias=dict(message.logit_bias),
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         ignore_eos=message.ignore_eos if message.HasField("ignore_eos") else None,
+        n=message.n if message.HasField("n") else None,
     )
 
 
@@ -64,6 +65,7 @@ def sampling_message(values: Sampling) -> sampling_pb2.SamplingParams:
         logit_bias=values.logit_bias,
         logprobs=values.logprobs,
         ignore_eos=values.ignore_eos,
+        n=values.n,
     )
 
 

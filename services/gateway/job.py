@@ -18,6 +18,7 @@ class Job:
     target: Target
     prompt: tuple[int, ...]
     max_tokens: int
+    """The most that it can produce, over all choices."""
     sampling: Sampling
     """With max_tokens and seed set."""
 

@@ -59,6 +59,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     ignore_eos: bool | None = None
+    n: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _MAX_STOP_BYTES = 256
 _MAX_BIASES = 1_024
 _MAX_BIAS = 100.0
 _MAX_LOGPROBS = 20
+_MAX_CHOICES = 16
 # A seed that the server draws is a whole number that JSON carries exactly.
 _SEED_BITS = 53
 
@@ -67,10 +68,12 @@ def check_prompt(prompt: Prompt, ids: tuple[int, ...], *, context: int, vocabula
 
 
 def complete_sampling(sampling: Sampling, *, room: int, vocabulary: int) -> tuple[Sampling, int]:
-    """Check what depends on the model, and fill in max_tokens and a seed; returns max_tokens beside it.
+    """Check what depends on the model, and fill in max_tokens and a seed.
 
-    `room` is what the prompt leaves of the context, at least 1. Raises InvalidFieldError.
+    Returns beside it the most tokens that it can produce, over all choices. `room` is what the prompt leaves of the
+    context, at least 1. Raises InvalidFieldError.
     """
+    _check_int("n", sampling.n, 1, _MAX_CHOICES)
     _check_int("max_tokens", sampling.max_tokens, 1, room)
     _check_int("top_k", sampling.top_k, 0, vocabulary)
     _check_int("logprobs", sampling.logprobs, 0, min(_MAX_LOGPROBS, vocabulary))
@@ -80,7 +83,7 @@ def complete_sampling(sampling: Sampling, *, room: int, vocabulary: int) -> tupl
     if max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS, room)
     seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
-    return dataclasses.replace(sampling, max_tokens=max_tokens, seed=seed), max_tokens
+    return dataclasses.replace(sampling, max_tokens=max_tokens, seed=seed), max_tokens * (sampling.n or 1)
 
 
 def _check_chat(chat: ChatPrompt) -> None:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.common import errors, logs
 from services.worker.adapter_version import AdapterVersion
 from services.worker.adapters import Adapters, engine_stopped
-from services.worker.chunks import Chunk, Mailbox, Summary
+from services.worker.chunks import Choice, Chunk, Mailbox, Summary
 from services.worker.engine.interface import (
     Engine,
     EngineOutput,
@@ -20,6 +20,7 @@ from services.worker.engine.interface import (
 from services.worker.text import Decoder, TextStream
 
 _RETRY_AFTER = 1.0
+_SEEDS = 2**64
 
 _log = logs.get_logger(__name__)
 
@@ -35,6 +36,8 @@ class Request:
     prompt: tuple[int, ...]
     sampling: Sampling
     stop: tuple[str, ...] = ()
+    choices: int = 1
+    """How many to draw; each has a seed of its own."""
 
 
 @dataclass
@@ -88,17 +91,45 @@ class Generator:
             with self._place():
                 adapter = request.adapter
                 async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
-                    summary = await self._generate(request, mailbox)
+                    summary = await self._choose(request, mailbox)
             mailbox.end(summary)
         except Exception as error:  # whatever it is, the reader raises it
             mailbox.end(error)
 
-    async def _generate(self, request: Request, mailbox: Mailbox) -> Summary:
+    async def _choose(self, request: Request, mailbox: Mailbox) -> Summary:
+        """Run the choices: the first one alone until its prompt is computed, which the others then find in the cache."""
+        begun = asyncio.Event()
+        choices = [asyncio.create_task(self._generate(request, 0, mailbox, begun))]
+        waiting = asyncio.create_task(begun.wait())
+        try:
+            if request.choices > 1:
+                await asyncio.wait((*choices, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set():
+                choices += [
+                    asyncio.create_task(self._generate(request, index, mailbox, begun))
+                    for index in range(1, request.choices)
+                ]
+            ended = await asyncio.gather(*choices)
+        finally:
+            for task in (*choices, waiting):
+                task.cancel()
+            await asyncio.gather(*choices, waiting, return_exceptions=True)
+        return Summary(
+            choices=tuple(one.choice for one in ended),
+            prompt_tokens=len(request.prompt),
+            cached_tokens=ended[0].cached_tokens,
+            completion_tokens=sum(one.tokens for one in ended),
+        )
+
+    async def _generate(
+        self, request: Request, index: int, mailbox: Mailbox, begun: asyncio.Event
+    ) -> "_Ended":
+        """Run one choice to its end; `begun` is set with its first output."""
         sequence = EngineRequest(
             request_id=request.request_id,
             account_id=request.account_id,
             prompt=request.prompt,
-            sampling=request.sampling,
+            sampling=replace(request.sampling, seed=(request.sampling.seed + index) % _SEEDS),
             adapter=request.adapter.digest if request.adapter is not None else None,
         )
         text = TextStream(self._decoder, request.stop)
@@ -106,14 +137,15 @@ class Generator:
         try:
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
+                    begun.set()
                     cached = max(cached, output.cached_tokens)
-                    chunk = _chunk_of(output, text)
+                    chunk = _chunk_of(output, text, index)
                     produced += len(chunk.token_ids)
                     if chunk.text or chunk.token_ids:
                         mailbox.put(chunk)
                     finish = output.finish if text.stop is None else Finish.STOP
                     if finish is not None:
-                        return Summary(finish, text.stop or "", len(request.prompt), cached, produced)
+                        return _Ended(Choice(finish, text.stop or ""), cached, produced)
         except EngineStoppedError as error:
             _log.warning("sequence_ended_by_engine", why=str(error))
         raise engine_stopped()
@@ -137,7 +169,16 @@ class Generator:
             self._requests -= 1
 
 
-def _chunk_of(output: EngineOutput, text: TextStream) -> Chunk:
+@dataclass(frozen=True)
+class _Ended:
+    """One choice's part of the summary."""
+
+    choice: Choice
+    cached_tokens: int
+    tokens: int
+
+
+def _chunk_of(output: EngineOutput, text: TextStream, choice: int) -> Chunk:
     """Up to the token that completes a stop string; the engine may have run further."""
     pieces: list[str] = []
     used = 0
@@ -148,4 +189,4 @@ def _chunk_of(output: EngineOutput, text: TextStream) -> Chunk:
             break
     if output.finish is not None and text.stop is None:
         pieces.append(text.finish())
-    return Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used])
+    return Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used], choice)

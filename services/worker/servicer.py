@@ -75,6 +75,7 @@ def _request_of(request: worker_pb2.GenerateRequest) -> Request:
         prompt=tuple(request.prompt_token_ids),
         sampling=_sampling(request.sampling),
         stop=tuple(request.sampling.stop),
+        choices=request.sampling.n or 1,
     )
 
 
@@ -111,7 +112,10 @@ def _sampling(params: sampling_pb2.SamplingParams) -> Sampling:
 
 def _chunk(chunk: Chunk) -> inference_pb2.Chunk:
     return inference_pb2.Chunk(
-        text=chunk.text, token_ids=chunk.token_ids, logprobs=[_logprob(one) for one in chunk.logprobs]
+        index=chunk.choice,
+        text=chunk.text,
+        token_ids=chunk.token_ids,
+        logprobs=[_logprob(one) for one in chunk.logprobs],
     )
 
 
@@ -125,7 +129,10 @@ def _logprob(logprob: TokenLogprob) -> inference_pb2.TokenLogprob:
 
 def _summary(summary: Summary) -> worker_pb2.Summary:
     return worker_pb2.Summary(
-        choices=[inference_pb2.Choice(finish_reason=_FINISH[summary.finish], stop=summary.stop)],
+        choices=[
+            inference_pb2.Choice(index=index, finish_reason=_FINISH[choice.finish], stop=choice.stop)
+            for index, choice in enumerate(summary.choices)
+        ],
         usage=inference_pb2.Usage(
             prompt_tokens=summary.prompt_tokens,
             cached_tokens=summary.cached_tokens,

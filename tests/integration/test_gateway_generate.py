@@ -35,6 +35,28 @@ async def test_an_answer_streams_and_ends_with_usage_cost_and_the_servers_id(tmp
         assert (await r.account()).available_pico_usd == 1_000_000 - 340
 
 
+async def test_choices_share_the_prompt_and_pay_for_their_own_tokens(tmp_path: Path) -> None:
+    reserved = []
+
+    async def script(request: worker_pb2.GenerateRequest) -> AsyncIterator[Event]:
+        reserved.append((await r.account()).reserved_pico_usd)
+        for index in range(request.sampling.n):
+            yield inference_pb2.Chunk(index=index, text="x" * 4, token_ids=[120] * 4)
+        whole = summary(request, 4 * request.sampling.n)
+        yield worker_pb2.Summary(
+            choices=[inference_pb2.Choice(index=index) for index in range(request.sampling.n)],
+            usage=whole.usage,
+        )
+
+    async with rig(tmp_path, workers=[ScriptedWorker(script)]) as r:
+        got = await answer(r.call(await r.member(), text="hello", max_tokens=4, n=3))
+        assert [choice.index for choice in got.completion.choices] == [0, 1, 2]
+        assert got.completion.usage.completion_tokens == 12
+        assert reserved == [5 * 20 + 12 * 60]
+        assert got.completion.cost.total_pico_usd == 5 * 20 + 12 * 60
+        assert (await r.account()).reserved_pico_usd == 0
+
+
 async def test_the_worker_gets_ids_sampling_account_and_request_id(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         member = await r.member()

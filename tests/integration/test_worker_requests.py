@@ -82,6 +82,27 @@ async def test_a_stop_token_ends_the_answer_and_is_not_counted(world: World, cli
     assert answer.choice.finish_reason == inference_pb2.FINISH_REASON_STOP
 
 
+async def test_n_choices_are_what_n_requests_with_those_seeds_would_be(
+    world: World, client: WorkerClient
+) -> None:
+    adapter = world.on_hub()
+    prompt = world.prompt("The quick brown fox jumps over the lazy dog, and the dog does not mind at all.")
+    options = {"temperature": 1.0, "max_tokens": 16, "ignore_eos": True}
+    alone = [await client.answer(prompt, adapter, seed=7 + index, **options) for index in range(3)]
+    texts, usage = ["", "", ""], None
+    async for response in client.stream(prompt, adapter, seed=7, n=3, **options):
+        if response.HasField("summary"):
+            usage = response.summary.usage
+            assert [one.index for one in response.summary.choices] == [0, 1, 2]
+        else:
+            texts[response.chunk.index] += response.chunk.text
+    assert texts == [one.text for one in alone]
+    assert len(set(texts)) == 3
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (len(prompt), 48)
+    assert usage.cached_tokens > 0  # the requests before had the same prompt
+
+
 async def test_log_probabilities_come_with_every_token(world: World, client: WorkerClient) -> None:
     answer = await client.answer(world.prompt(), max_tokens=8, logprobs=3, ignore_eos=True)
     assert [one.token_id for one in answer.logprobs] == list(answer.token_ids)

@@ -102,13 +102,14 @@ class Rig:
         *,
         text: str = "hello",
         max_tokens: int = 4,
+        n: int | None = None,
         request_id: str = "",
     ) -> Call:
         return self.inference.Generate(
             inference_pb2.GenerateRequest(
                 model=model,
                 text=text,
-                sampling=sampling_pb2.SamplingParams(max_tokens=max_tokens),
+                sampling=sampling_pb2.SamplingParams(max_tokens=max_tokens, n=n),
                 request_id=request_id,
             ),
             metadata=member.metadata,

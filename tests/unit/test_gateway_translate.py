@@ -19,6 +19,7 @@ FULL = sampling_pb2.SamplingParams(
     logit_bias={5: -1.1},
     logprobs=0,
     ignore_eos=False,
+    n=2,
 )
 
 

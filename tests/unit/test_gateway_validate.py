@@ -37,6 +37,8 @@ def check_sampling(sampling: Sampling) -> tuple[Sampling, int]:
     ("field", "value"),
     [
         ("max_tokens", 0),
+        ("n", 0),
+        ("n", 17),
         ("max_tokens", -1),
         ("max_tokens", ROOM + 1),
         ("max_tokens", 2**31 - 1),
@@ -135,6 +137,11 @@ def test_what_is_not_given_is_filled_in_and_nothing_else() -> None:
     assert filled.seed is not None
     assert 0 <= filled.seed < 2**53
     assert dataclasses.replace(filled, max_tokens=None, seed=None) == Sampling()
+
+
+def test_each_choice_may_produce_max_tokens() -> None:
+    filled, most = check_sampling(Sampling(max_tokens=5, n=3))
+    assert (filled.max_tokens, most) == (5, 15)
 
 
 def test_the_default_of_max_tokens_stays_at_1024_where_there_is_more_room() -> None:

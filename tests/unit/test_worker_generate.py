@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from services.common import errors
 from services.common.hub import HubClient
 from services.worker.adapter_store import AdapterStore
 from services.worker.adapters import Adapters
-from services.worker.chunks import Chunk, Mailbox, Summary
+from services.worker.chunks import Choice, Chunk, Mailbox, Summary
 from services.worker.engine.interface import (
     AdapterFiles,
     EngineOutput,
@@ -102,14 +103,14 @@ async def test_each_output_is_a_chunk_and_the_last_event_counts(tmp_path: Path) 
     assert await events(run, request()) == [
         Chunk("ab", ids("ab")),
         Chunk("c", ids("c")),
-        Summary(Finish.LENGTH, "", prompt_tokens=3, cached_tokens=2, completion_tokens=3),
+        Summary((Choice(Finish.LENGTH),), prompt_tokens=3, cached_tokens=2, completion_tokens=3),
     ]
     assert (run.totals.prompt_tokens, run.totals.completion_tokens) == (3, 3)
 
 
 async def test_a_stop_token_at_once_gives_no_chunk(tmp_path: Path) -> None:
     run = generator(tmp_path, ScriptedEngine([EngineOutput((), finish=Finish.STOP)]))
-    assert await events(run, request()) == [Summary(Finish.STOP, "", 3, 0, 0)]
+    assert await events(run, request()) == [Summary((Choice(Finish.STOP),), 3, 0, 0)]
 
 
 async def test_tokens_up_to_the_stop_string_count_however_they_are_joined(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ async def test_tokens_up_to_the_stop_string_count_however_they_are_joined(tmp_pa
         assert [one for chunk in chunks if isinstance(chunk, Chunk) for one in chunk.token_ids] == list(
             ids("one END")
         )
-        assert summary == Summary(Finish.STOP, "END", 3, 0, len("one END"))
+        assert summary == Summary((Choice(Finish.STOP, "END"),), 3, 0, len("one END"))
         assert engine.closed == 1
 
 
@@ -130,7 +131,7 @@ async def test_log_probabilities_end_with_the_token_they_belong_to(tmp_path: Pat
     engine = ScriptedEngine([EngineOutput(ids("aXb"), logprobs, finish=Finish.LENGTH)])
     assert await events(generator(tmp_path, engine), request("X")) == [
         Chunk("a", ids("aX"), logprobs[:2]),
-        Summary(Finish.STOP, "X", 3, 0, 2),
+        Summary((Choice(Finish.STOP, "X"),), 3, 0, 2),
     ]
 
 
@@ -139,7 +140,7 @@ async def test_what_was_held_back_for_a_stop_string_comes_with_the_last_chunk(tm
     assert await events(generator(tmp_path, engine), request("END")) == [
         Chunk("a", ids("aE")),
         Chunk("EN", ids("N")),
-        Summary(Finish.LENGTH, "", 3, 0, 3),
+        Summary((Choice(Finish.LENGTH),), 3, 0, 3),
     ]
 
 
@@ -170,7 +171,51 @@ async def test_a_reader_that_lags_holds_nothing_up_and_gets_one_chunk(tmp_path: 
     assert isinstance(first, Chunk)
     assert isinstance(rest[0], Chunk)
     assert (first + rest[0]) == Chunk("one ", ids("one END"))
-    assert rest[1:] == [Summary(Finish.STOP, "END", 3, 0, 7)]
+    assert rest[1:] == [Summary((Choice(Finish.STOP, "END"),), 3, 0, 7)]
+
+
+class CountingEngine(ScriptedEngine):
+    """Each sequence says its seed's last letter, and how many ran when it began."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.seeds: list[int] = []
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
+        self.seeds.append(request.sampling.seed)
+        letter = ord("a") + request.sampling.seed % 26
+        yield EngineOutput((letter,), cached_tokens=0 if len(self.seeds) == 1 else 2)
+        await asyncio.sleep(0)
+        yield EngineOutput((letter,), finish=Finish.LENGTH)
+
+
+async def test_each_choice_has_a_seed_of_its_own_and_its_own_chunks(tmp_path: Path) -> None:
+    engine = CountingEngine()
+    asked = replace(request(), choices=3, sampling=Sampling(max_tokens=2, seed=2**64 - 1))
+    *chunks, summary = await events(generator(tmp_path, engine), asked)
+    assert engine.seeds == [2**64 - 1, 0, 1]
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in chunks:
+        assert isinstance(chunk, Chunk)
+        texts[chunk.choice] += chunk.text
+    last = chr(ord("a") + (2**64 - 1) % 26)
+    assert texts == {0: 2 * last, 1: "aa", 2: "bb"}
+    assert summary == Summary((Choice(Finish.LENGTH),) * 3, 3, 0, 6)
+
+
+async def test_one_choice_that_fails_ends_the_request_and_every_sequence(tmp_path: Path) -> None:
+    engine = ScriptedEngine([EngineStoppedError("gone")])
+    with pytest.raises(errors.UnavailableError):
+        await events(generator(tmp_path, engine), replace(request(), choices=4))
+    assert engine.closed == 1  # the others never began
+
+
+async def test_closing_a_request_closes_every_choice(tmp_path: Path) -> None:
+    engine = ScriptedEngine([EngineOutput(ids("a"))], endless=True)
+    stream = generator(tmp_path, engine).run(replace(request(), choices=3))
+    assert {(await anext(stream)).choice for _ in range(3)} == {0, 1, 2}  # type: ignore[union-attr]
+    await stream.aclose()
+    assert engine.closed == 3
 
 
 async def test_what_was_produced_comes_before_the_error_that_ended_it() -> None:
