@@ -5,20 +5,22 @@ default value: an adapter is never served with part of its config ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.errors import InvalidFieldError
-from services.registry import patterns, strict_json
+from services.registry import adapter_targets, patterns, refusals, strict_json
+from services.registry.adapter_targets import TokenRows
 from services.registry.base_model import BaseModel
+from services.registry.refusals import config_invalid, unsupported
 
-NAME = "adapter_config.json"
+NAME = refusals.CONFIG
 MAX_BYTES = 1024**2
 
 APPLIED = frozenset({
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias",
-    "fan_in_fan_out", "init_lora_weights",
+    "fan_in_fan_out", "init_lora_weights", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices",
 })  # fmt: skip
 """Keys with a check of their own below."""
 
@@ -34,6 +36,8 @@ _DEFAULTS: Mapping[str, object] = {"qalora_group_size": 16}
 # The other ways of initialising subtract from the base's weights what they put into the adapter.
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
 
+_BIASES = ("none", "all", "lora_only")
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -41,6 +45,15 @@ class AdapterConfig:
 
     r: int
     rank_pattern: Mapping[str, int]
+    dora: bool = False
+    """Each module with LoRA has a magnitude vector (arXiv:2402.09353)."""
+    lora_bias: bool = False
+    """Each B has a bias."""
+    bias: str = "none"
+    """Whose biases of the base were trained: none, all, or lora_only for those of modules with LoRA."""
+    saved: frozenset[str] = frozenset()
+    """Paths of the modules that were trained whole."""
+    rows: TokenRows = field(default_factory=TokenRows)
 
     def rank_of(self, path: str) -> int:
         """The rank of a module, by PEFT's rule: its first matching pattern, else r."""
@@ -53,9 +66,7 @@ def parse_config(data: bytes, base: BaseModel) -> AdapterConfig:
     try:
         config = strict_json.parse_object(data)
     except strict_json.StrictJsonError as error:
-        raise InvalidFieldError(
-            NAME, str(error), "one JSON object", reason="ADAPTER_CONFIG_INVALID"
-        ) from None
+        raise config_invalid("", str(error), "one JSON object") from None
     _check_kind(config)
     _check_base(config, base)
     r = _rank("r", config.get("r", 8), base)
@@ -65,14 +76,31 @@ def parse_config(data: bytes, base: BaseModel) -> AdapterConfig:
     _check_scale(config)
     _check_modules(config)
     _check_variants(config)
-    return AdapterConfig(r, rank_pattern)
+    # How the base stores its weights, which the engine sees for itself.
+    _flag(config, "fan_in_fan_out")
+    dora, lora_bias = _flag(config, "use_dora"), _flag(config, "lora_bias")
+    if dora and lora_bias:
+        raise unsupported("lora_bias", lora_bias, "false where use_dora is true, as PEFT has it")
+    saved = adapter_targets.saved_modules(config.get("modules_to_save"), base)
+    bias = config.get("bias", "none")
+    if bias == "all":
+        _check_saved_biases(saved, base)
+    rows = adapter_targets.token_rows(config.get("trainable_token_indices"), base, saved=saved)
+    return AdapterConfig(r, rank_pattern, dora, lora_bias, bias, saved, rows)
+
+
+def _check_saved_biases(saved: frozenset[str], base: BaseModel) -> None:
+    """PEFT saves such a bias under three names, with values that need not agree."""
+    for path in sorted(saved):
+        if base.modules[path].bias is not None:
+            raise unsupported("modules_to_save", path, "modules without a bias where bias is 'all'")
 
 
 def _check_kind(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise _unsupported("peft_type", config.get("peft_type"), "'LORA'")
+        raise unsupported("peft_type", config.get("peft_type"), "'LORA'")
     if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise _unsupported("task_type", config["task_type"], "'CAUSAL_LM' or null")
+        raise unsupported("task_type", config["task_type"], "'CAUSAL_LM' or null")
 
 
 def _check_base(config: Mapping[str, Any], base: BaseModel) -> None:
@@ -88,7 +116,7 @@ def _check_base(config: Mapping[str, Any], base: BaseModel) -> None:
 
 def _rank(key: str, value: object, base: BaseModel) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _invalid(key, value, f"a whole number from 1 to {base.max_lora_rank}")
+        raise config_invalid(key, value, f"a whole number from 1 to {base.max_lora_rank}")
     if value > base.max_lora_rank:
         raise InvalidFieldError(
             f"{NAME}: {key}",
@@ -102,12 +130,11 @@ def _rank(key: str, value: object, base: BaseModel) -> int:
 def _check_scale(config: Mapping[str, Any]) -> None:
     alpha = config.get("lora_alpha", 8)
     if not strict_json.is_number(alpha):
-        raise _invalid("lora_alpha", alpha, "a number")
+        raise config_invalid("lora_alpha", alpha, "a number")
     for key, value in _pattern_table(config, "alpha_pattern").items():
         if not strict_json.is_number(value):
-            raise _invalid(f"alpha_pattern[{key!r}]", value, "a number")
-    if not isinstance(config.get("use_rslora", False), bool):
-        raise _invalid("use_rslora", config["use_rslora"], "true or false")
+            raise config_invalid(f"alpha_pattern[{key!r}]", value, "a number")
+    _flag(config, "use_rslora")
 
 
 def _pattern_table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -115,7 +142,7 @@ def _pattern_table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     if table is None:
         return {}
     if not isinstance(table, dict):
-        raise _invalid(key, table, "an object from module pattern to number")
+        raise config_invalid(key, table, "an object from module pattern to number")
     patterns.check_patterns(f"{NAME}: {key}", table)
     return table
 
@@ -125,31 +152,36 @@ def _check_modules(config: Mapping[str, Any]) -> None:
     for key in ("target_modules", "exclude_modules", "layers_pattern"):
         value = config.get(key)
         if not (value is None or isinstance(value, str) or _is_list_of(value, str)):
-            raise _invalid(key, value, "a string, a list of strings, or null")
+            raise config_invalid(key, value, "a string, a list of strings, or null")
     layers = config.get("layers_to_transform")
     if not (layers is None or strict_json.is_int(layers) or _is_list_of(layers, int)):
-        raise _invalid("layers_to_transform", layers, "a whole number, a list of them, or null")
+        raise config_invalid("layers_to_transform", layers, "a whole number, a list of them, or null")
 
 
 def _check_variants(config: Mapping[str, Any]) -> None:
     init = config.get("init_lora_weights", True)
     if not any(init is plain or (isinstance(init, str) and init == plain) for plain in _PLAIN_INITS):
-        raise _unsupported(
+        raise unsupported(
             "init_lora_weights",
             init,
             "true, false, 'gaussian', 'eva' or 'orthogonal'; PEFT's save_pretrained converts other adapters when "
             "given path_initial_model_for_weight_conversion",
         )
-    if config.get("bias", "none") != "none":
-        raise _unsupported("bias", config["bias"], "'none'")
-    if config.get("fan_in_fan_out", False) is not False:
-        raise _unsupported("fan_in_fan_out", config["fan_in_fan_out"], "false")
+    if config.get("bias", "none") not in _BIASES:
+        raise unsupported("bias", config["bias"], f"one of {', '.join(_BIASES)}")
     for key, value in config.items():
         if key not in APPLIED | INERT and not _is_default(key, value):
             default = _DEFAULTS.get(key, "null, false or empty")
-            raise _unsupported(
+            raise unsupported(
                 key, value, f"{default}: it is not among the settings that this service applies"
             )
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise config_invalid(key, value, "true or false")
+    return value
 
 
 def _is_default(key: str, value: object) -> bool:
@@ -162,15 +194,3 @@ def _is_list_of(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(
         isinstance(one, kind) and not isinstance(one, bool) for one in value
     )
-
-
-def _field(key: str) -> str:
-    return f"{NAME}: {key if len(key) <= 64 and key.isprintable() else repr(key)[:64]}"  # noqa: PLR2004
-
-
-def _invalid(key: str, value: object, bound: str) -> InvalidFieldError:
-    return InvalidFieldError(_field(key), value, bound, reason="ADAPTER_CONFIG_INVALID")
-
-
-def _unsupported(key: str, value: object, bound: str) -> InvalidFieldError:
-    return InvalidFieldError(_field(key), value, bound, reason="ADAPTER_UNSUPPORTED")

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.common.errors import ServiceError
+from services.registry import base_modules, strict_json
 from services.registry import safetensors_header as safetensors
-from services.registry import strict_json
 from services.registry.base_list import BaseListError, BaseModelEntry
-from services.registry.base_model import BaseModel, ModuleShape, Price, Tokenizer
+from services.registry.base_model import BaseModel, BaseModule, ModuleKind, Price, Tokenizer
 from services.registry.hub_reader import HubCommit, HubReader
 
 _MAX_TEXT_BYTES = 64 * 1024**2
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ADAPTABLE = (ModuleKind.LINEAR, ModuleKind.EMBEDDING, ModuleKind.OUTPUT)
 
 
 class BaseFiles(Protocol):
@@ -81,12 +82,13 @@ async def resolve_base(entry: BaseModelEntry, hub: HubReader, hub_token: str) ->
     try:
         files = await _open(entry, hub, hub_token)
         config = await _read_json(files, "config.json")
-        modules = await _read_modules(files)
+        modules = base_modules.read_modules(await _read_shapes(files), config.get("model_type"))
         tokenizer = await _read_tokenizer(files)
         _check_targets(entry, modules)
     except (ServiceError, OSError, ValueError) as error:
         raise BaseListError(f"base_model {entry.name!r}: {error}") from error
-    context_length = config.get("max_position_embeddings")
+    # GPT-2 calls it n_positions.
+    context_length = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(context_length, int) or isinstance(context_length, bool) or context_length < 1:
         raise BaseListError(
             f"base_model {entry.name!r}: config.json: max_position_embeddings is {context_length!r}; "
@@ -124,27 +126,22 @@ def _digest(folder: Path, names: Mapping[str, int]) -> str:
     return f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
-async def _read_modules(files: BaseFiles) -> dict[str, ModuleShape]:
-    """The shape of every 2-D weight, from the headers of all weight files."""
+async def _read_shapes(files: BaseFiles) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by name, from the headers of all weight files."""
     shards = [_WEIGHTS]
     if _WEIGHTS not in files.sizes and _INDEX in files.sizes:
         weight_map = (await _read_json(files, _INDEX)).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ValueError(f"{_INDEX}: weight_map must be an object from tensor to file")
         shards = sorted({str(shard) for shard in weight_map.values()})
-    modules: dict[str, ModuleShape] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for shard in shards:
         size = _size(files, shard)
         prefix = await files.read(shard, safetensors.LENGTH_BYTES)
         data = await files.read(shard, safetensors.header_end(prefix, file_size=size))
         tensors = safetensors.parse_header(data[safetensors.LENGTH_BYTES :], file_size=size)
-        for name, tensor in tensors.items():
-            match tensor.shape:
-                case (out_features, in_features) if name.endswith(".weight"):
-                    modules[name.removesuffix(".weight")] = ModuleShape(out_features, in_features)
-                case _:
-                    pass
-    return modules
+        shapes |= {name: tensor.shape for name, tensor in tensors.items()}
+    return shapes
 
 
 async def _read_tokenizer(files: BaseFiles) -> Tokenizer:
@@ -171,8 +168,8 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _check_targets(entry: BaseModelEntry, modules: Mapping[str, ModuleShape]) -> None:
-    known = {path.rpartition(".")[2] for path in modules}
+def _check_targets(entry: BaseModelEntry, modules: Mapping[str, BaseModule]) -> None:
+    known = {path.rpartition(".")[2] for path, module in modules.items() if module.kind in _ADAPTABLE}
     for target in entry.target_modules:
         if target not in known:
             raise ValueError(f"target_modules holds {target!r}; its modules are {', '.join(sorted(known))}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,28 @@ class Price:
         return Price(self.prompt * 3 // 2, self.completion * 3 // 2)
 
 
-@dataclass(frozen=True)
-class ModuleShape:
-    """A linear module's weight is [out_features, in_features]."""
+class ModuleKind(Enum):
+    """What a module is to an adapter."""
 
-    out_features: int
-    in_features: int
+    LINEAR = "a linear module"
+    EMBEDDING = "the input embedding"
+    OUTPUT = "the output layer"
+    NORM = "a norm"
+    OTHER = "another module"
+
+
+@dataclass(frozen=True)
+class BaseModule:
+    """A module with parameters of its own, or a tied output layer."""
+
+    kind: ModuleKind
+    weight: tuple[int, ...]
+    """Shape: [out, in] of a linear module and of the output layer, however the file stores it;
+    [vocabulary, hidden] of the input embedding; [width] of a norm."""
+    bias: int | None = None
+    """Its length; None where there is no bias."""
+    tied: bool = False
+    """An output layer whose weight is the input embedding's."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,21 @@ class BaseModel:
     max_lora_rank: int
     target_modules: tuple[str, ...]
     price: Price
-    modules: Mapping[str, ModuleShape]
-    """By path (`model.layers.0.self_attn.q_proj`): every 2-D weight that the base's files hold."""
+    modules: Mapping[str, BaseModule]
+    """By path (`model.layers.0.self_attn.q_proj`)."""
     tokenizer: Tokenizer
+
+    def path_of(self, kind: ModuleKind) -> str | None:
+        """The path of the input embedding or the output layer, of which there is one; None where it is unknown."""
+        return next((path for path, module in self.modules.items() if module.kind is kind), None)
+
+    def paths_ending_with(self, name: str) -> list[str]:
+        """What PEFT takes a name in modules_to_save or trainable_token_indices for.
+
+        It matches with `endswith`, so `norm` is `input_layernorm` too, and it sees the modules that hold others.
+        """
+        paths = set(self.modules)
+        for path in self.modules:
+            parts = path.split(".")
+            paths.update(".".join(parts[:end]) for end in range(1, len(parts)))
+        return sorted(path for path in paths if path.endswith(name))

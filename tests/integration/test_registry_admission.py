@@ -21,6 +21,9 @@ from services.registry.hub_reader import HubReader
 from tests.support.registry import (
     BASE,
     HUB_ID,
+    IN,
+    MODULES,
+    OUT,
     adapter_config,
     adapter_files,
     adapter_tensors,
@@ -243,9 +246,20 @@ async def test_an_adapter_for_another_base_names_both(bench: Bench) -> None:
 
 
 async def test_a_setting_that_is_not_applied_is_refused_by_name(bench: Bench) -> None:
-    error = await bench.refusal(adapter_files(adapter_config(use_dora=True)))
+    error = await bench.refusal(adapter_files(adapter_config(target_parameters=["experts.up"])))
     assert error.reason == "ADAPTER_UNSUPPORTED"
-    assert "use_dora" in error.message
+    assert "target_parameters" in error.message
+
+
+async def test_a_variant_passes_with_its_tensors_and_not_without_them(bench: Bench) -> None:
+    config = adapter_config(use_dora=True, modules_to_save=["model.norm"])
+    vectors = {f"base_model.model.{path}.lora_magnitude_vector": ("F32", (OUT,)) for path in MODULES}
+    norm = {"base_model.model.model.norm.weight": ("F32", (IN,))}
+    version = await bench.admit(adapter_files(config, {**adapter_tensors(), **vectors, **norm}))
+    assert version.target_modules == ("norm", "q_proj", "v_proj")
+    error = await bench.refusal(adapter_files(config, {**adapter_tensors(), **vectors}))
+    assert error.reason == "ADAPTER_TENSORS_INVALID"
+    assert "model.norm.weight is 'missing'" in error.message
 
 
 async def test_tensors_of_another_shape_are_refused_before_they_are_fetched(bench: Bench) -> None:
@@ -277,9 +291,9 @@ async def test_a_sharded_base_is_read_from_all_its_shards(bench: Bench, tmp_path
     folder = tmp_path / "base"
     (folder / "model.safetensors").unlink()
     weight_map = {}
-    for number, path in enumerate(bench.base.modules):
+    for number, (path, module) in enumerate(bench.base.modules.items()):
         shard = f"model-{number}.safetensors"
-        (folder / shard).write_bytes(safetensors({f"{path}.weight": ("F32", (8, 4))}))
+        (folder / shard).write_bytes(safetensors({f"{path}.weight": ("F32", module.weight)}))
         weight_map[f"{path}.weight"] = shard
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     base = await resolve_base(read_base_list(tmp_path / "bases.toml")[0], bench.reader, "")

@@ -162,7 +162,7 @@ FAMILY_VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"target_modules": ["query_key_value", "dense", "dense_h_to_4h"]},
         {"target_modules": ["query_key_value"], "bias": "all"},  # of the norms too
         {"target_modules": ["dense"], "bias": "lora_only", "use_dora": True},
-        {"target_modules": ["dense"], "modules_to_save": ["embed_out", "final_layer_norm"]},
+        {"target_modules": ["dense"], "modules_to_save": ["lm_head", "final_layer_norm"]},
     ],
     "gpt2": [  # Conv1D: PEFT sets fan_in_fan_out
         {"target_modules": ["c_attn", "c_fc", "mlp.c_proj"]},

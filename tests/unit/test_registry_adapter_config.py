@@ -7,7 +7,7 @@ import pytest
 
 from services.common.errors import InvalidFieldError
 from services.registry.adapter_config import parse_config
-from services.registry.base_model import BaseModel, Price, Tokenizer
+from services.registry.base_model import BaseModel, BaseModule, ModuleKind, Price, Tokenizer
 
 BASE = BaseModel(
     name="tiny",
@@ -19,7 +19,11 @@ BASE = BaseModel(
     max_lora_rank=64,
     target_modules=("q_proj",),
     price=Price(2, 2),
-    modules={},
+    modules={
+        "model.embed_tokens": BaseModule(ModuleKind.EMBEDDING, (100, 8)),
+        "model.norm": BaseModule(ModuleKind.NORM, (8,)),
+        "lm_head": BaseModule(ModuleKind.OUTPUT, (100, 8), 100),
+    },
     tokenizer=Tokenizer(b"", "", {}),
 )
 
@@ -96,6 +100,11 @@ def test_a_module_takes_its_first_matching_pattern() -> None:
         {"init_lora_weights": False},
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
         {"bias": "none", "fan_in_fan_out": False, "lora_dropout": 0.1, "inference_mode": True},
+        {"bias": "all", "fan_in_fan_out": True, "use_dora": True},
+        {"bias": "lora_only", "lora_bias": True},
+        {"modules_to_save": ["norm", "lm_head", "classifier"], "trainable_token_indices": [0, 99]},
+        {"modules_to_save": None, "trainable_token_indices": None},
+        {"trainable_token_indices": {"embed_tokens": [3]}, "ensure_weight_tying": False},
         {"task_type": "CAUSAL_LM", "peft_version": "0.99.0", "auto_mapping": {"a": "b"}, "revision": "x"},
         {"qalora_group_size": 16, "megatron_core": "megatron.core", "modules_to_save": []},
         {"a_setting_of_the_future": None, "another": False, "third": {}},
@@ -111,13 +120,11 @@ def test_what_the_engine_applies_passes(changes: dict[str, Any]) -> None:
         ("peft_type", "IA3"),
         ("peft_type", None),
         ("task_type", "SEQ_CLS"),
-        ("use_dora", True),
-        ("bias", "all"),
-        ("bias", "lora_only"),
-        ("lora_bias", True),
-        ("fan_in_fan_out", True),
-        ("modules_to_save", ["lm_head"]),
-        ("trainable_token_indices", [1, 2]),
+        ("bias", "lora_and_more"),
+        ("bias", None),
+        ("modules_to_save", ["model"]),
+        ("trainable_token_indices", {"norm": [1]}),
+        ("trainable_token_indices", {"lm_head": [1]}),
         ("target_parameters", ["experts.up"]),
         ("layer_replication", [[0, 4]]),
         ("alora_invocation_tokens", [5]),
@@ -163,6 +170,21 @@ def test_any_other_setting_is_refused_by_name(key: str, value: object) -> None:
         ("layers_pattern", 3),
         ("layers_to_transform", "0"),
         ("layers_to_transform", [True]),
+        ("fan_in_fan_out", "yes"),
+        ("use_dora", 1),
+        ("lora_bias", None),
+        ("modules_to_save", "lm_head"),
+        ("modules_to_save", [""]),
+        ("modules_to_save", [1]),
+        ("trainable_token_indices", 1),
+        ("trainable_token_indices", [True]),
+        ("trainable_token_indices", [1, 1]),
+        ("trainable_token_indices", [100]),
+        ("trainable_token_indices", [-1]),
+        ("trainable_token_indices", {"embed_tokens": 1}),
+        ("trainable_token_indices", {"nowhere": [1]}),
+        ("trainable_token_indices", {"": [1]}),
+        ("trainable_token_indices", {"embed_tokens": [1], "model.embed_tokens": [1]}),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(key: str, value: object) -> None:
@@ -196,3 +218,18 @@ def test_a_hostile_key_is_shown_short_and_escaped() -> None:
     error = refusal(config(**{"\n" + "x" * 10_000: 1}))
     assert len(error.field) < 100
     assert "\n" not in error.message
+
+
+def test_dora_and_lora_bias_exclude_each_other() -> None:
+    error = refusal(config(use_dora=True, lora_bias=True))
+    assert (error.reason, error.field) == ("ADAPTER_UNSUPPORTED", "adapter_config.json: lora_bias")
+
+
+def test_a_name_to_save_stands_for_every_path_that_ends_with_it() -> None:
+    assert parse_config(config(modules_to_save=["orm", "lm_head"]), BASE).saved == {"model.norm", "lm_head"}
+
+
+def test_a_token_beyond_the_vocabulary_is_told_with_the_bound() -> None:
+    error = refusal(config(trainable_token_indices=[5, 100]))
+    assert error.metadata["value"] == "100"
+    assert "0 to 99" in error.metadata["bound"]

@@ -9,7 +9,7 @@ import pytest
 from services.common.errors import InvalidFieldError
 from services.registry.adapter_config import AdapterConfig
 from services.registry.adapter_header import AdapterModules, check_header
-from services.registry.base_model import BaseModel, ModuleShape, Price, Tokenizer
+from services.registry.base_model import BaseModel, BaseModule, ModuleKind, Price, Tokenizer
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.0.mlp.down_proj"
@@ -23,7 +23,11 @@ BASE = BaseModel(
     max_lora_rank=64,
     target_modules=("q_proj", "down_proj"),
     price=Price(2, 2),
-    modules={Q: ModuleShape(16, 8), DOWN: ModuleShape(8, 32), "lm_head": ModuleShape(100, 8)},
+    modules={
+        Q: BaseModule(ModuleKind.LINEAR, (16, 8)),
+        DOWN: BaseModule(ModuleKind.LINEAR, (8, 32)),
+        "lm_head": BaseModule(ModuleKind.OUTPUT, (100, 8)),
+    },
     tokenizer=Tokenizer(b"", "", {}),
 )
 CONFIG = AdapterConfig(r=4, rank_pattern={"down_proj": 2})
@@ -108,9 +112,9 @@ def test_half_a_pair_is_refused(half: str) -> None:
     [
         "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
-        "base_model.model.model.embed_tokens.lora_embedding_A",
         "base_model.model.lm_head.weight",
         "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.alpha",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight ",
         "",
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from services.registry.base_list import BaseListError, read_base_list
 from services.registry.base_model import Price
+from tests.support.paths import REPOSITORY
 
 ENTRY: dict[str, Any] = {
     "name": "tiny",
@@ -128,3 +129,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_lora_costs_exactly_three_halves() -> None:
     assert Price(20_000, 60_002).for_lora() == Price(30_000, 90_003)
+
+
+def test_the_list_that_docker_compose_mounts_is_one_and_names_what_its_worker_serves() -> None:
+    (entry,) = read_base_list(REPOSITORY / "deploy" / "base_models.toml")
+    compose = (REPOSITORY / "docker-compose.yml").read_text()
+    assert f"LORAMUX_WORKER_BASE_MODEL: {entry.name}\n" in compose

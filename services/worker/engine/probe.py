@@ -58,7 +58,7 @@ class ModelProbe:
     tied: bool
     """Whether these two have one weight."""
     paths: frozenset[str]
-    """Of all modules."""
+    """Of all modules that have parameters."""
 
 
 class _ShapeRecorder:
@@ -141,7 +141,9 @@ def probe_model(model: PreTrainedModel) -> ModelProbe:
         embedding=by_module[embedding],
         output=by_module[output],
         tied=output.weight is embedding.weight,
-        paths=frozenset(by_module.values()),
+        paths=frozenset(
+            path for module, path in by_module.items() if next(module.parameters(), None) is not None
+        ),
     )
 
 
