@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 VLLM   ?= $(or $(LORAMUX_HOME),$(HOME)/.cache/loramux)/bench/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench bench-peers lint format protos clean
+.PHONY: help venv demo test bench bench-peers bench-worker soak lint format protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -30,6 +30,14 @@ test: venv ## Every test; makes what it needs
 bench: venv ## Our engine against itself; wants the machine for itself
 	@$(PY) -m tests.prepare
 	@$(PY) -m bench.engine
+
+bench-worker: venv ## A worker process beside its bare engine
+	@$(PY) -m tests.prepare
+	@$(PY) -m bench.worker
+
+soak: venv ## Ten minutes of random traffic on the engine: memory stays flat, nothing stays held
+	@$(PY) -m tests.prepare
+	@$(PY) -m bench.soak
 
 bench-peers: venv $(VLLM)/.installed ## Beside vLLM (its own environment, 3.5 GB), transformers and PEFT
 	@$(PY) -m tests.prepare

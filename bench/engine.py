@@ -11,13 +11,13 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from bench import report
 from bench.adapters import make_adapters
 from bench.floor import linear_floor_tokens_per_second
+from bench.memory import resident_bytes
 from bench.workload import Workload, first_token_seconds, tokens_per_second
 from loramux.profile import home
 from services.worker.engine.config import EngineConfig
@@ -67,14 +67,6 @@ async def cold_adapter_ms(engine: TorchEngine, adapters: Sequence[AdapterFiles])
         cold = await first_token_seconds(engine, prompt, files)
         added.append(cold - await first_token_seconds(engine, prompt, files))
     return 1e3 * statistics.median(added)
-
-
-def resident_bytes() -> int:
-    """Anonymous memory of this process: mapped files would count twice."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no RssAnon in /proc/self/status")
 
 
 async def memory_per_adapter(engine: TorchEngine, adapters: Sequence[AdapterFiles]) -> float:

@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)  # the kernels take as many
     kernels = load_kernels(BFLOAT16)
     if kernels is None:
         raise SystemExit("there are no kernels without a C++ compiler")

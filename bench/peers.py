@@ -49,7 +49,8 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, **environment},
+            # A script's own folder is no place for imports: it has a kernels.py too.
+            env={**os.environ, "PYTHONSAFEPATH": "1", **environment},
             start_new_session=True,
         )
         print(f"  starting {name}", flush=True)

@@ -20,6 +20,7 @@ from services.worker.adapters import Adapters
 from services.worker.base_files import StartRefusedError, base_folder
 from services.worker.generate import Generator
 from services.worker.lease_client import Lease, Load
+from services.worker.metrics import serve_metrics
 from services.worker.registry_client import RegistryClient
 from services.worker.servicer import WorkerServicer
 from services.worker.settings import WorkerSettings
@@ -55,6 +56,8 @@ async def serve(settings: WorkerSettings) -> None:
         )
         engine = await _start_engine(settings, folder)
         stack.push_async_callback(engine.stop)
+        if settings.metrics_address:
+            stack.push_async_callback(serve_metrics(settings.metrics_address, engine).close)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
         def load() -> Load:
@@ -108,6 +111,8 @@ async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine"
         threads=settings.threads,
         kernels=settings.kernels,
         adapter_slots=settings.adapter_slots,
+        host_cache_bytes=settings.host_cache_bytes,
+        prefix_cache=settings.prefix_cache,
         max_sequences=settings.max_sequences,
         kv_tokens=settings.kv_tokens,
         prefill_tokens=settings.prefill_tokens,

@@ -44,6 +44,20 @@ class WorkerSettings(ServiceSettings):
         description="auto: native kernels where a C++ compiler and the model allow them; off: torch alone.",
     )
     adapter_slots: int = Field(32, ge=1, le=4096, description="Adapters in device memory at once.")
+    host_cache_bytes: int = Field(
+        2 * 1024**3,
+        ge=0,
+        description="Bytes of host memory for adapters that have left the device; 0 keeps none.",
+    )
+    prefix_cache: bool = Field(
+        True,
+        description="Whether prompts that begin alike share keys and values, within one account and adapter.",
+    )
+    metrics_address: str = Field(
+        "",
+        pattern=r"^(\S+:\d+)?$",
+        description="host:port to serve Prometheus metrics on; empty serves none.",
+    )
     max_sequences: int = Field(64, ge=1, le=4096, description="Requests running at once; more wait.")
     max_waiting: int = Field(
         256,

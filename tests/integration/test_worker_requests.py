@@ -1,6 +1,7 @@
 """Requests to a worker process: a real registry, a real hub, a miniature base, adapters fetched on demand."""
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -8,6 +9,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from prometheus_client.parser import text_string_to_metric_families
 
 from loramux import errors as sdk
 from loramux.inference.v1 import inference_pb2
@@ -101,6 +103,43 @@ async def test_n_choices_are_what_n_requests_with_those_seeds_would_be(
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (len(prompt), 48)
     assert usage.cached_tokens > 0  # the requests before had the same prompt
+
+
+async def scraped(world: World) -> dict[tuple[str, str], float]:
+    """Every sample of the worker's metrics, by name and digest."""
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://{world.metrics}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    families = text_string_to_metric_families(await asyncio.to_thread(scrape))
+    return {
+        (one.name, one.labels.get("digest", "")): one.value for family in families for one in family.samples
+    }
+
+
+async def test_metrics_count_what_a_request_did(world: World, client: WorkerClient) -> None:
+    adapter = world.on_hub()
+    prompt = world.prompt("All that a request does can be seen from outside, and costs it nothing at all.")
+    before = await scraped(world)
+    for _ in range(2):
+        await client.answer(prompt, adapter, max_tokens=10, ignore_eos=True)
+    await client.until_idle()
+    after = await scraped(world)
+
+    def grown(name: str) -> float:
+        return after[f"loramux_worker_{name}", ""] - before[f"loramux_worker_{name}", ""]
+
+    assert (grown("prompt_tokens_total"), grown("completion_tokens_total")) == (2 * len(prompt), 20)
+    assert 0 < grown("cached_tokens_total") < len(prompt)  # of the second request
+    assert (grown("adapter_requests_total"), grown("adapter_hits_total")) == (2, 1)
+    assert (grown("adapter_load_seconds_count"), grown("queue_seconds_count")) == (1, 2)
+    assert grown("step_seconds_count") == grown("step_sequences_sum") >= 20
+    assert grown("adapter_load_seconds_sum") > 0
+    assert after["loramux_worker_adapter_bytes", adapter.digest] > 0
+    assert after["loramux_worker_adapter_pins", adapter.digest] == 0
+    assert after["loramux_worker_running_sequences", ""] == after["loramux_worker_kv_blocks_held", ""] == 0
 
 
 async def test_log_probabilities_come_with_every_token(world: World, client: WorkerClient) -> None:

@@ -49,7 +49,7 @@ async def running_engine(
 
 def free_blocks(engine: TorchEngine) -> tuple[int, int]:
     """Blocks that are free, and blocks that there are."""
-    pool = engine._loop._scheduler._pool
+    pool = engine._loop._scheduler.pool
     return pool.free, pool.total
 
 
@@ -106,7 +106,9 @@ class Stepper:
         probe = probe_model(self._base.model)
         self._pool = BlockPool(blocks, 16, prefix_cache=False)
         self._scheduler = Scheduler(self._pool, max_sequences=64, prefill_tokens=prefill_tokens)
-        self._runner = make_runner(self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels)
+        self._runner = make_runner(
+            self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels, threads=1
+        )
         self.loader = AdapterLoader(
             probe, self._runner, self._base.dtype, self._base.device, self._runner.prepare
         )

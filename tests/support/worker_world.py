@@ -22,6 +22,8 @@ class World:
     folder: Path
     address: str
     tokenizer: Tokenizer
+    metrics: str
+    """host:port of the worker's metrics."""
     made: int = 0
 
     def adapter(self, *, rank: int = 4) -> Path:
@@ -57,7 +59,11 @@ def running_world(folder: Path) -> Iterator[World]:
             running_service("registry", registry_variables(folder, base, endpoint))
         )
         worker = stack.enter_context(
-            running_service("worker", worker_variables(registry.address, endpoint, folder / "cache"))
+            running_service(
+                "worker",
+                worker_variables(registry.address, endpoint, folder / "cache", METRICS_ADDRESS="127.0.0.1:0"),
+            )
         )
         tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        yield World(hub, base, folder, worker.address, tokenizer)
+        metrics = str(worker.wait_for("serving_metrics")["address"])
+        yield World(hub, base, folder, worker.address, tokenizer, metrics)

@@ -16,7 +16,7 @@ from tests.support.models import write_tiny_base
 def runner_of(folder: Path, family: str, *, block_size: int = 16, use_kernels: bool = True) -> Runner:
     base = load_base_model(write_tiny_base(folder, family=family), "cpu", "float32")
     probe = probe_model(base.model)
-    return make_runner(base, probe, blocks=8, block_size=block_size, use_kernels=use_kernels)
+    return make_runner(base, probe, blocks=8, block_size=block_size, use_kernels=use_kernels, threads=1)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])

@@ -1,7 +1,7 @@
 """Attention over the paged cache, and what writes into the cache."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -144,14 +144,10 @@ def test_large_scores_do_not_overflow(kernels: Kernels) -> None:
 
 
 def test_a_long_context_is_cut_and_merged(kernels: Kernels) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        case = make(kernels, [1, 3], [3000, 1500], heads=4, kv_heads=2, dim=32)
-        check(kernels, case)
-        check(kernels, case, window=100)
-    finally:
-        torch.set_num_threads(before)
+    kernels = replace(kernels, threads=3)
+    case = make(kernels, [1, 3], [3000, 1500], heads=4, kv_heads=2, dim=32)
+    check(kernels, case)
+    check(kernels, case, window=100)
 
 
 def test_queries_may_lie_head_by_head_or_inside_a_fused_projection(kernels: Kernels) -> None:

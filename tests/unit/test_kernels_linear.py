@@ -1,5 +1,8 @@
 """Packed linear layers, alone and gated."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -79,16 +82,21 @@ def test_no_rows_give_no_rows(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_changes_nothing(kernels: Kernels, threads: int) -> None:
-    linear, _, _ = make(kernels, 128, (200, 72, 72))
+    alone, _, _ = make(replace(kernels, threads=1), 128, (200, 72, 72))
+    together, _, _ = make(replace(kernels, threads=threads), 128, (200, 72, 72))
     x = random(kernels, 40, 128)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = linear(x)
-        torch.set_num_threads(threads)
-        assert torch.equal(linear(x), alone)
-    finally:
-        torch.set_num_threads(before)
+    for _ in range(3):  # the threads sleep before the first call, and spin before the next
+        assert torch.equal(together(x), alone(x))
+
+
+def test_threads_of_several_callers_do_not_meet(kernels: Kernels) -> None:
+    linear_of = [make(replace(kernels, threads=3), 128, (200, 72, 72))[0] for _ in range(4)]
+    x = random(kernels, 40, 128)
+    expected = linear_of[0](x)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(lambda linear=linear: [linear(x) for _ in range(50)]) for linear in linear_of]
+        for job in jobs:
+            assert all(torch.equal(found, expected) for found in job.result())
 
 
 def test_a_row_does_not_depend_on_its_neighbours(kernels: Kernels) -> None:

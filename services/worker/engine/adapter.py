@@ -1,8 +1,9 @@
 """A loaded adapter: what turns a base's answers into its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from services.worker.engine.delta import Delta
@@ -23,6 +24,18 @@ class AdapterWeights:
     output_rows: TokenRows | None = None
     """Rows of the output layer's weight that are the adapter's own."""
 
+    def to(self, device: torch.device) -> "AdapterWeights":
+        """The same on another device; tensors that are there already are shared."""
+        return AdapterWeights(
+            {path: delta.to(device) for path, delta in self.deltas.items()},
+            {
+                path: {name: tensor.to(device) for name, tensor in tensors.items()}
+                for path, tensors in self.replaced.items()
+            },
+            None if self.embedding is None else self.embedding.to(device),
+            None if self.output_rows is None else self.output_rows.to(device),
+        )
+
     @property
     def nbytes(self) -> int:
         return (
@@ -42,6 +55,10 @@ class LoadedAdapter:
     """Without what `native` has."""
     native: NativeAdapter | None = None
     """For the native kernels."""
+
+    def to(self, device: torch.device) -> "LoadedAdapter":
+        """The same on another device. What is packed for the CPU's kernels is never anywhere else."""
+        return self if self.native is not None else replace(self, weights=self.weights.to(device))
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,8 @@ class EngineConfig:
     """CPU threads of one step; 0 takes all the cores this process may run on."""
     adapter_slots: int = 32
     """Adapters resident at once."""
+    host_cache_bytes: int = 2 * 1024**3
+    """Host memory for adapters that have left the device; 0 keeps none."""
     max_sequences: int = 64
     """Sequences running at once; more wait."""
     kv_tokens: int = 65_536

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,7 +24,20 @@ class Delta:
     def rank(self) -> int:
         return 0 if self.a is None else self.a.shape[0]
 
+    def to(self, device: torch.device) -> "Delta":
+        return Delta(
+            _move(self.a, device),
+            _move(self.b, device),
+            self.scale,
+            _move(self.multiplier, device),
+            _move(self.bias, device),
+        )
+
     @property
     def nbytes(self) -> int:
         parts = (self.a, self.b, self.multiplier, self.bias)
         return sum(part.nbytes for part in parts if part is not None)
+
+
+def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +25,13 @@ class EmbeddingChange:
     """[rank, hidden], the adapter's scale folded in."""
     multiplier: Tensor | None = None
     """[hidden] in float32; DoRA's magnitude over norm."""
+
+    def to(self, device: torch.device) -> "EmbeddingChange":
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        rows = None if self.rows is None else self.rows.to(device)
+        return EmbeddingChange(move(self.table), rows, move(self.a), move(self.b), move(self.multiplier))
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,9 @@
 """The engine's own thread: takes sequences in, steps while there are any, and hands their tokens out."""
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import torch
@@ -19,14 +20,25 @@ from services.worker.engine.streams import Outbox
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoopStats:
-    """Counts as of the last step."""
+    """Counts as of the last step; see EngineStats."""
 
     running: int = 0
     waiting: int = 0
     prompt_tokens_total: int = 0
     completion_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    admitted_total: int = 0
+    queue_seconds_total: float = 0.0
+    steps_total: int = 0
+    step_sequences_total: int = 0
+    step_seconds_total: float = 0.0
+    failed_steps_total: int = 0
+    preemptions_total: int = 0
+    kv_blocks: int = 0
+    kv_blocks_held: int = 0
+    kv_blocks_cached: int = 0
 
 
 class EngineLoop:
@@ -38,22 +50,19 @@ class EngineLoop:
         runner: Runner,
         outbox: Outbox,
         *,
-        threads: int,
         on_failure: Callable[[], None],
     ) -> None:
         """`on_failure` is called on the engine's thread when a defect of the loop itself has ended it."""
         self._scheduler = scheduler
         self._runner = runner
         self._outbox = outbox
-        self._threads = threads
         self._on_failure = on_failure
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._ended = False
         self._ending = threading.Lock()
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
-        self.stats = LoopStats()
+        self._counts = LoopStats(kv_blocks=scheduler.pool.total)
+        self.stats = replace(self._counts)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -76,17 +85,21 @@ class EngineLoop:
 
     def step(self) -> None:
         """One round: schedule, run, postprocess. A failure ends the sequences that took part, and no others."""
+        started = time.monotonic()
         chunks = self._scheduler.schedule()
+        self._count_step(chunks, started)
         try:
             logits = self._runner.run(chunks)
             self._postprocess(chunks, logits)
         except Exception as error:  # out of memory, a defect: whatever it is, the others go on
             _log.exception("engine_step_failed", error=type(error).__name__, sequences=len(chunks))
+            self._counts.failed_steps_total += 1
             for chunk in chunks:
                 self._end(chunk.sequence, EngineStoppedError("the step failed"))
+        self._counts.step_seconds_total += time.monotonic() - started
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._runner.torch_threads)
         try:
             while not self._stopping:
                 self._take_in()
@@ -106,6 +119,16 @@ class EngineLoop:
         while not self._inbox.empty():
             self._inbox.get()()
 
+    def _count_step(self, chunks: list[Chunk], now: float) -> None:
+        counts = self._counts
+        counts.steps_total += 1
+        counts.step_sequences_total += len(chunks)
+        for chunk in chunks:
+            if not chunk.sequence.begun:
+                chunk.sequence.begun = True
+                counts.admitted_total += 1
+                counts.queue_seconds_total += now - chunk.sequence.arrived
+
     def _postprocess(self, chunks: list[Chunk], logits: Tensor) -> None:
         for chunk in chunks:
             self._scheduler.computed(chunk)
@@ -118,7 +141,8 @@ class EngineLoop:
         """Append a token to its sequence, or end the sequence."""
         if not sequence.counted:
             sequence.counted = True
-            self._prompt_tokens += sequence.prompt_length
+            self._counts.prompt_tokens_total += sequence.prompt_length
+            self._counts.cached_tokens_total += sequence.cached_tokens
         if sampled is None:
             _log.warning("sequence_not_finite", request_id=sequence.request.request_id)
             self._scheduler.forget(sequence)
@@ -128,7 +152,7 @@ class EngineLoop:
             self._end(sequence, EngineOutput((), cached_tokens=sequence.cached_tokens, finish=Finish.STOP))
             return
         sequence.tokens.append(sampled.token_id)
-        self._completion_tokens += 1
+        self._counts.completion_tokens_total += 1
         last = sequence.output_length >= sequence.request.sampling.max_tokens
         output = EngineOutput(
             (sampled.token_id,),
@@ -159,7 +183,13 @@ class EngineLoop:
 
     def _publish(self) -> None:
         """Make the step's counts and outputs seen; counts first, so who has an output sees them with it."""
-        self.stats = LoopStats(
-            self._scheduler.running, self._scheduler.waiting, self._prompt_tokens, self._completion_tokens
+        pool = self._scheduler.pool
+        self.stats = replace(
+            self._counts,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            preemptions_total=self._scheduler.preemptions,
+            kv_blocks_held=pool.total - pool.free,
+            kv_blocks_cached=pool.cached,
         )
         self._outbox.send()

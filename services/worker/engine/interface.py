@@ -88,7 +88,7 @@ class AdapterFiles:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A moment of an engine."""
+    """A moment of an engine. What ends in `_total` only grows."""
 
     running: int
     waiting: int
@@ -97,6 +97,31 @@ class EngineStats:
     adapter_bytes: Mapping[str, int]
     prompt_tokens_total: int
     completion_tokens_total: int
+    cached_tokens_total: int = 0
+    """Of the prompt tokens, those found in the prefix cache."""
+    admitted_total: int = 0
+    """Sequences that have begun to run."""
+    queue_seconds_total: float = 0.0
+    """How long those waited for their first step."""
+    steps_total: int = 0
+    step_sequences_total: int = 0
+    """Sequences over all steps; over `steps_total` it is the mean batch."""
+    step_seconds_total: float = 0.0
+    failed_steps_total: int = 0
+    preemptions_total: int = 0
+    kv_blocks: int = 0
+    kv_blocks_held: int = 0
+    """By sequences that run."""
+    kv_blocks_cached: int = 0
+    """That a prefix may be found in, held ones among them."""
+    adapter_slots: int = 0
+    adapter_requests_total: int = 0
+    adapter_hits_total: int = 0
+    """Of the requests, those whose adapter was resident or on its way."""
+    adapter_loads_total: int = 0
+    adapter_load_seconds_total: float = 0.0
+    host_cache_hits_total: int = 0
+    """Of the loads, those that did not touch the disk."""
 
 
 class EngineStoppedError(Exception):

@@ -19,6 +19,10 @@ class NativeAdapter:
     """An output layer of its own."""
 
     @property
+    def has_norms(self) -> bool:
+        return bool(self.norms or self.rotaries)
+
+    @property
     def nbytes(self) -> int:
         return (
             self.packed.nbytes

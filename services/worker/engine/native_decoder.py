@@ -1,10 +1,9 @@
-"""A decoder of the Llama family on the native kernels: eight calls a layer, and nothing between them.
+"""A decoder of the Llama family on the native kernels: a step through all layers is one call.
 
 Families whose layers compute the same share it: RMSNorm, attention with rotary embedding, RMSNorm, gated MLP. Their
 weights, rotary tables and attention options come from transformers' own modules, which are also the oracle.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,8 @@ from services.worker.engine.adapter import AdapterWeights
 from services.worker.engine.kernels import (
     Activation,
     Arena,
+    DecoderLayer,
+    DecoderLayers,
     Kernels,
     PackedAdapter,
     PackedCache,
@@ -63,23 +64,6 @@ def why_not_native(base: BaseModel, block_size: int) -> str | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """One decoder layer's kernels, in the order of their calls."""
-
-    path: str
-    input_norm: RmsNorm
-    qkv: PackedLinear
-    rotary: RotaryWriter
-    attention: PagedAttention
-    output: PackedLinear
-    mlp_norm: RmsNorm
-    gate_up: PackedLinear
-    down: PackedLinear
-    heads: tuple[int, int, int]
-    """Query heads, key heads, head size."""
-
-
 class NativeDecoder:
     """A model's weights, packed, with its cache. The transformers model keeps its embeddings and gives up the rest."""
 
@@ -93,7 +77,7 @@ class NativeDecoder:
         self.dtype = base.dtype
         self._activation = _ACTIVATIONS[model.config.hidden_act]
         paths = [
-            tuple(f"model.layers.{layer}.{path}" for path in group)
+            tuple(f"{_layer_path(layer)}.{path}" for path in group)
             for layer in range(len(model.model.layers))
             for group in _GROUPS
         ] + [(_HEAD,)]
@@ -139,6 +123,13 @@ class NativeDecoder:
             for index, layer in enumerate(model.model.layers)
         ]
         self._norm = RmsNorm(kernels, model.model.norm.weight, self._eps)
+        self._stack = DecoderLayers(
+            kernels,
+            self._layers,
+            self._norm,
+            activation=self._activation,
+            rotary=2 * self._turns(torch.zeros(1, dtype=torch.int64))[0].shape[1],
+        )
 
     def weight(self, path: str) -> Tensor:
         """See BaseWeights.weight."""
@@ -164,9 +155,11 @@ class NativeDecoder:
                 if path != _HEAD and not path.endswith(_HEAD_NORMS)
             },
             rotaries={
-                index: layer.rotary.with_norms(*(own.get(f"{layer.path}.{name}") for name in _HEAD_NORMS))
+                index: layer.rotary.with_norms(
+                    *(own.get(f"{_layer_path(index)}.{name}") for name in _HEAD_NORMS)
+                )
                 for index, layer in enumerate(self._layers)
-                if any(f"{layer.path}.{name}" in own for name in _HEAD_NORMS)
+                if any(f"{_layer_path(index)}.{name}" in own for name in _HEAD_NORMS)
             },
             head=None
             if head is None
@@ -179,17 +172,26 @@ class NativeDecoder:
         for adapter, rows in owners.special:
             if adapter.weights.embedding is not None:
                 residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows])
-        turns = self._turns(sequences.positions)
+        cos, sin = self._turns(sequences.positions)
+        if any(adapter.native and adapter.native.has_norms for adapter, _ in owners.special):
+            return self._hidden_with_own_norms(residual, (cos, sin), sequences, owners)
+        return self._stack(residual, cos=cos, sin=sin, sequences=sequences, runs=owners.runs)
+
+    def _hidden_with_own_norms(
+        self, residual: Tensor, turns: tuple[Tensor, Tensor], sequences: SequenceBatch, owners: RowOwners
+    ) -> Tensor:
+        """The same, kernel by kernel, where an adapter in the step brings norms of its own."""
         runs = owners.runs
         x: Tensor | None = None
         for index, layer in enumerate(self._layers):
-            x = self._normed(layer.input_norm, f"{layer.path}.input_layernorm", x, residual, owners)
+            path = _layer_path(index)
+            x = self._normed(layer.input_norm, f"{path}.input_layernorm", x, residual, owners)
             qkv = layer.qkv(x, runs=runs)
-            query, key, size = layer.heads
+            query, key, size = self._heads
             q, k, v = qkv.view(qkv.shape[0], -1, size).split((query, key, key), dim=1)
             self._turn(index, (q, k, v), turns, sequences, owners)
             x = layer.output(layer.attention(q, sequences), runs=runs)
-            x = self._normed(layer.mlp_norm, f"{layer.path}.post_attention_layernorm", x, residual, owners)
+            x = self._normed(layer.mlp_norm, f"{path}.post_attention_layernorm", x, residual, owners)
             x = layer.gate_up(x, runs=runs, activation=self._activation)
             x = layer.down(x, runs=runs)
         assert x is not None
@@ -259,13 +261,13 @@ class NativeDecoder:
 
     def _layer(
         self, layer: Any, linears: list[PackedLinear], cache: PackedCache, probe: ModelProbe, index: int
-    ) -> _Layer:  # Any: a layer class of each family
+    ) -> DecoderLayer:  # Any: a layer class of each family
         kernels, options = self.kernels, probe.attention[index]
         qkv, output, gate_up, down = linears
         heads = qkv.site.outputs[0] // cache.key_dim
+        self._heads = (heads, cache.kv_heads, cache.key_dim)
         q_norm, k_norm = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
-        return _Layer(
-            path=f"model.layers.{index}",
+        return DecoderLayer(
             input_norm=RmsNorm(kernels, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon),
             qkv=qkv,
             rotary=RotaryWriter(
@@ -286,5 +288,8 @@ class NativeDecoder:
             ),
             gate_up=gate_up,
             down=down,
-            heads=(heads, cache.kv_heads, cache.key_dim),
         )
+
+
+def _layer_path(index: int) -> str:
+    return f"model.layers.{index}"

@@ -15,6 +15,9 @@ from services.worker.engine.scheduler import Chunk
 class NativeRunner:
     """Runs a NativeDecoder over batches of chunks."""
 
+    torch_threads = 1
+    """What is left to torch is small, and its threads would be in the way of the kernels'."""
+
     def __init__(self, decoder: NativeDecoder) -> None:
         self._decoder = decoder
 

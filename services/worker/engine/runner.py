@@ -22,6 +22,11 @@ _log = get_logger(__name__)
 class Runner(BaseWeights, Protocol):
     """A base model with its cache of keys and values, and the places where adapters apply."""
 
+    @property
+    def torch_threads(self) -> int:
+        """How many threads torch itself is to use where the runner runs."""
+        ...
+
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """Bring an adapter's weights into the runner's form."""
         ...
@@ -39,16 +44,16 @@ class Runner(BaseWeights, Protocol):
 
 
 def make_runner(
-    base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int, use_kernels: bool
+    base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int, use_kernels: bool, threads: int
 ) -> Runner:
     """The fastest runner for this model on this device; says which, and what is lost where it is not the native one."""
     why = "turned off" if not use_kernels else why_not_native(base, block_size)
     if why is None:
-        kernels = load_kernels(base.dtype)
+        kernels = load_kernels(base.dtype, threads=threads)
         if kernels is not None:
             _log.info("runner_chosen", runner="native", isa=kernels.isa.name, mode=kernels.mode.name)
             decoder = NativeDecoder(base, probe, kernels, blocks=blocks + 1, block_size=block_size)
             return NativeRunner(decoder)
         why = "the kernels do not compile here"
     _log.info("runner_chosen", runner="torch", why_not_native=why)
-    return TorchRunner(base, probe, blocks=blocks, block_size=block_size)
+    return TorchRunner(base, probe, blocks=blocks, block_size=block_size, threads=threads)

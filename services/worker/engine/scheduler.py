@@ -34,11 +34,13 @@ class Scheduler:
     """
 
     def __init__(self, pool: BlockPool, *, max_sequences: int, prefill_tokens: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._max_sequences = max_sequences
         self._prefill_tokens = prefill_tokens
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # oldest first
+        self.preemptions = 0
+        """Since the start."""
 
     @property
     def running(self) -> int:
@@ -112,41 +114,42 @@ class Scheduler:
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache; full blocks can be found there from now on."""
-        sequence, size = chunk.sequence, self._pool.block_size
+        sequence, size = chunk.sequence, self.pool.block_size
         sequence.computed = chunk.end
         while (len(sequence.published) + 1) * size <= sequence.computed:
             place = len(sequence.published)
             parent = sequence.published[-1] if place else sequence.root
             tokens = sequence.tokens[place * size : (place + 1) * size]
-            cached = self._pool.publish(parent, sequence.blocks[place], tokens)
+            cached = self.pool.publish(parent, sequence.blocks[place], tokens)
             if cached is None:
                 return
             sequence.published.append(cached)
 
     def forget(self, sequence: Sequence) -> None:
         """Let nobody find what a running sequence has in the cache."""
-        self._pool.forget(sequence.blocks)
+        self.pool.forget(sequence.blocks)
 
     def _take_prefix(self, sequence: Sequence) -> None:
-        sequence.published = self._pool.take_prefix(sequence.root, sequence.tokens)
+        sequence.published = self.pool.take_prefix(sequence.root, sequence.tokens)
         sequence.blocks = [cached.block for cached in sequence.published]
-        sequence.computed = len(sequence.blocks) * self._pool.block_size
+        sequence.computed = len(sequence.blocks) * self.pool.block_size
 
     def _grow(self, sequence: Sequence) -> bool:
         """Give a sequence blocks for all the tokens it has; False where they are not there."""
-        missing = self._pool.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-        if missing > self._pool.free:
+        missing = self.pool.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+        if missing > self.pool.free:
             return False
-        sequence.blocks.extend(self._pool.allocate(missing))
+        sequence.blocks.extend(self.pool.allocate(missing))
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
         self._running.remove(sequence)
         self._free(sequence)
         self._waiting.appendleft(sequence)
 
     def _free(self, sequence: Sequence) -> None:
-        self._pool.release(sequence.blocks)
+        self.pool.release(sequence.blocks)
         sequence.blocks.clear()
         sequence.published.clear()
         sequence.computed = 0

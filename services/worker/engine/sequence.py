@@ -1,5 +1,6 @@
 """A sequence, with all the state that it has while it runs."""
 
+import time
 from dataclasses import dataclass, field
 
 from services.worker.engine.adapter import LoadedAdapter
@@ -30,6 +31,10 @@ class Sequence:
     """Whether it has run already; what a preempted sequence finds of its own is no cached prefix."""
     cached_tokens: int = 0
     """Prompt tokens that were in the cache when it was first admitted."""
+    arrived: float = field(default_factory=time.monotonic)
+    """Seconds, by the monotonic clock."""
+    begun: bool = False
+    """Whether a step has taken it in."""
     counted: bool = False
     """Whether the prompt is in the totals; a preempted sequence is computed again and counted once."""
 

@@ -4,6 +4,7 @@ Everything here runs on the event loop; only loading itself happens in a thread.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
@@ -38,6 +39,18 @@ class _Ticket:
     granted: asyncio.Future[_Slot] = field(default_factory=asyncio.Future)
 
 
+@dataclass
+class SlotCounts:
+    """Since the start."""
+
+    requests: int = 0
+    hits: int = 0
+    """Requests whose adapter was resident or on its way."""
+    loads: int = 0
+    load_seconds: float = 0.0
+    """From asking for an adapter to having it, over all loads."""
+
+
 class AdapterSlots:
     """A fixed number of slots, and a queue for them in order of arrival.
 
@@ -45,11 +58,23 @@ class AdapterSlots:
     time that running ones take: a busy adapter cannot keep a cold one out.
     """
 
-    def __init__(self, count: int, load: Callable[[AdapterFiles], LoadedAdapter], executor: Executor) -> None:
-        """`load` runs in `executor`; what it raises goes to all who wait for that adapter."""
+    def __init__(
+        self,
+        count: int,
+        load: Callable[[AdapterFiles], LoadedAdapter],
+        executor: Executor,
+        *,
+        evicted: Callable[[LoadedAdapter], None] = lambda _adapter: None,
+    ) -> None:
+        """`load` runs in `executor`; what it raises goes to all who wait for that adapter.
+
+        `evicted` is told of every adapter that gives its place to another.
+        """
         self._count = count
         self._load = load
         self._executor = executor
+        self._evicted = evicted
+        self.counts = SlotCounts()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
         self._queue: list[_Ticket] = []
         self._closed = False
@@ -90,6 +115,8 @@ class AdapterSlots:
         if self._closed:
             raise EngineStoppedError("the engine has stopped")
         slot = self._slots.get(files.digest)
+        self.counts.requests += 1
+        self.counts.hits += slot is not None
         if slot is not None and not slot.yielding:
             return self._use(files.digest, slot)
         ticket = _Ticket(files)
@@ -135,7 +162,9 @@ class AdapterSlots:
         )
         if digest is None:
             return False
-        del self._slots[digest]
+        adapter = self._slots.pop(digest).resident
+        assert adapter is not None
+        self._evicted(adapter)
         return True
 
     def _choose_yielding(self) -> None:
@@ -149,10 +178,13 @@ class AdapterSlots:
     def _start_loading(self, files: AdapterFiles) -> _Slot:
         slot = _Slot(asyncio.get_running_loop().run_in_executor(self._executor, self._load, files))
         self._slots[files.digest] = slot
-        slot.loaded.add_done_callback(lambda loaded: self._finish_loading(files.digest, loaded))
+        started = time.monotonic()
+        slot.loaded.add_done_callback(lambda loaded: self._finish_loading(files.digest, loaded, started))
         return slot
 
-    def _finish_loading(self, digest: str, loaded: asyncio.Future[LoadedAdapter]) -> None:
+    def _finish_loading(self, digest: str, loaded: asyncio.Future[LoadedAdapter], started: float) -> None:
+        self.counts.loads += 1
+        self.counts.load_seconds += time.monotonic() - started
         if loaded.cancelled() or loaded.exception() is not None:
             self._slots.pop(digest, None)
         self._advance()

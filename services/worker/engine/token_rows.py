@@ -15,6 +15,9 @@ class TokenRows:
     rows: Tensor
     """[n, hidden]"""
 
+    def to(self, device: torch.device) -> "TokenRows":
+        return TokenRows(self.token_ids.to(device), self.rows.to(device))
+
     @property
     def nbytes(self) -> int:
         return self.token_ids.nbytes + self.rows.nbytes

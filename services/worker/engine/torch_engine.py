@@ -11,6 +11,7 @@ from services.worker.engine.adapter_files import AdapterLoader
 from services.worker.engine.block_pool import BlockPool
 from services.worker.engine.config import EngineConfig
 from services.worker.engine.engine_loop import EngineLoop
+from services.worker.engine.host_cache import HostCache
 from services.worker.engine.interface import (
     AdapterFiles,
     EngineOutput,
@@ -45,16 +46,20 @@ class TorchEngine:
             blocks=pool.total,
             block_size=config.block_size,
             use_kernels=config.kernels == "auto",
+            threads=config.resolved_threads(),
         )
         loader = AdapterLoader(probe, runner, base.dtype, base.device, runner.prepare)
-        self._slots = AdapterSlots(config.adapter_slots, loader.load, self._executor)
+        self._host_cache = HostCache(loader.load, base.device, max_bytes=config.host_cache_bytes)
+        self._adapter_slots = config.adapter_slots
+        self._slots = AdapterSlots(
+            config.adapter_slots, self._host_cache.load, self._executor, evicted=self._host_cache.keep
+        )
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
             Scheduler(pool, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
             runner,
             Outbox(self._event_loop),
-            threads=config.resolved_threads(),
             on_failure=self._tell_failure,
         )
 
@@ -85,15 +90,17 @@ class TorchEngine:
 
     def stats(self) -> EngineStats:
         """See Engine.stats."""
-        loop = self._loop.stats
-        residents = self._slots.residents()
+        residents, counts = self._slots.residents(), self._slots.counts
         return EngineStats(
-            running=loop.running,
-            waiting=loop.waiting,
             adapters={digest: pins for digest, (_, pins) in residents.items()},
             adapter_bytes={digest: adapter.nbytes for digest, (adapter, _) in residents.items()},
-            prompt_tokens_total=loop.prompt_tokens_total,
-            completion_tokens_total=loop.completion_tokens_total,
+            adapter_slots=self._adapter_slots,
+            adapter_requests_total=counts.requests,
+            adapter_hits_total=counts.hits,
+            adapter_loads_total=counts.loads,
+            adapter_load_seconds_total=counts.load_seconds,
+            host_cache_hits_total=self._host_cache.hits,
+            **vars(self._loop.stats),
         )
 
     @property

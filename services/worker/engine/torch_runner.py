@@ -20,7 +20,10 @@ from services.worker.engine.scheduler import Chunk
 class TorchRunner:
     """Runs any model that keeps to transformers' interfaces, on any device. The reference for what is faster."""
 
-    def __init__(self, base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int) -> None:
+    def __init__(
+        self, base: BaseModel, probe: ModelProbe, *, blocks: int, block_size: int, threads: int
+    ) -> None:
+        self.torch_threads = threads
         self._base = base
         self._probe = probe
         embedding: Any = base.model.get_input_embeddings()

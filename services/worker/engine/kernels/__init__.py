@@ -6,10 +6,12 @@
 - linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call; LoRA alone
 - attention.py: the paged cache, attention over it, rotary embedding on the way into it
 - rowwise.py: RMSNorm, greedy choice
+- layers.py: a step through all layers of a decoder in one call
 - reference.py: the same in torch
 """
 
 from services.worker.engine.kernels.attention import PackedCache, PagedAttention, RotaryWriter, SequenceBatch
+from services.worker.engine.kernels.layers import DecoderLayer, DecoderLayers
 from services.worker.engine.kernels.library import Kernels, load_kernels
 from services.worker.engine.kernels.linear import Activation, LoraAdd, PackedLinear, linear_bytes
 from services.worker.engine.kernels.packing import Arena
@@ -19,6 +21,8 @@ from services.worker.engine.kernels.sites import LoraRuns, PackedAdapter, Site
 __all__ = [
     "Activation",
     "Arena",
+    "DecoderLayer",
+    "DecoderLayers",
     "Kernels",
     "LoraAdd",
     "LoraRuns",

@@ -79,6 +79,14 @@ class PackedCache:
         pool = Arena(count * self.kernels.dtype.itemsize).take(count, self.kernels.dtype)
         return pool.view(self.blocks, self.kv_heads, elements)
 
+    def check(self, sequences: SequenceBatch) -> None:
+        """Raises ValueError for blocks that are not there."""
+        if sequences.block_size != self.block_size or sequences.highest_block >= self.blocks:
+            raise ValueError(
+                f"block {sequences.highest_block} of size {sequences.block_size} "
+                f"is not one of {self.blocks} of size {self.block_size}"
+            )
+
     def write(self, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Put keys and values [rows, kv_heads, dim] where `slots` says. Rows of one sequence must be in order."""
         self.kernels.rope(self.job(k, v, slots))
@@ -102,7 +110,7 @@ class PackedCache:
             v_head=v.stride(1),
             slots=slots.data_ptr(),
             rows=rows,
-            threads=torch.get_num_threads(),
+            threads=self.kernels.threads,
         )
 
     def unpacked(self) -> tuple[Tensor, Tensor]:
@@ -129,21 +137,20 @@ class PagedAttention:
         """
         if heads % cache.kv_heads:
             raise ValueError(f"{heads} query heads cannot share {cache.kv_heads} key heads")
-        self._cache = cache
+        self.cache = cache
         self._heads = heads
-        self._job = structs.Attention(
-            cache=cache.struct, heads=heads, window=window or 0, scale=scale, softcap=softcap or 0.0
-        )
+        self._options = {"window": window or 0, "scale": scale, "softcap": softcap or 0.0}
+        self._job = self.job()
+
+    def job(self) -> structs.Attention:
+        """What of a call is the same for every input."""
+        return structs.Attention(cache=self.cache.struct, heads=self._heads, **self._options)
 
     def __call__(self, q: Tensor, sequences: SequenceBatch, *, out: Tensor | None = None) -> Tensor:
         """Q [rows, heads, key_dim] -> [rows, heads * value_dim]. The rows' own keys and values are in the cache already."""
-        cache, job, kernels = self._cache, self._job, self._cache.kernels
+        cache, job, kernels = self.cache, self._job, self.cache.kernels
         _check_heads(kernels, "q", q, (sequences.rows, self._heads, cache.key_dim))
-        if sequences.block_size != cache.block_size or sequences.highest_block >= cache.blocks:
-            raise ValueError(
-                f"block {sequences.highest_block} of size {sequences.block_size} "
-                f"is not one of {cache.blocks} of size {cache.block_size}"
-            )
+        cache.check(sequences)
         if out is None:
             out = q.new_empty(sequences.rows, self._heads * cache.value_dim)
         job.q, job.q_stride, job.q_head = q.data_ptr(), q.stride(0), q.stride(1)
@@ -152,7 +159,7 @@ class PagedAttention:
             raise ValueError(f"out must have {sequences.rows} rows, not {rows}")
         job.out = out.data_ptr()
         job.sequences = sequences.struct
-        job.threads = torch.get_num_threads()
+        job.threads = kernels.threads
         if sequences.rows:
             kernels.attention(job)
         return out
@@ -177,6 +184,17 @@ class RotaryWriter:
             None if norm is None else norm.to(torch.float32, copy=True) for norm in (q_norm, k_norm)
         )
         self._eps = eps
+
+    def job(self, rotary: int) -> structs.Rope:
+        """What of a call is the same for every input, of which the first `rotary` numbers of a head turn."""
+        return structs.Rope(
+            cache=self._cache.struct,
+            q_norm=address(self._q_norm),
+            k_norm=address(self._k_norm),
+            eps=self._eps,
+            heads=self._heads,
+            rotary=rotary,
+        )
 
     def with_norms(self, q_norm: Tensor | None, k_norm: Tensor | None) -> "RotaryWriter":
         """The same with other norms; None keeps the one there is."""
@@ -209,8 +227,9 @@ class RotaryWriter:
         job = cache.job(k, v, slots)
         job.q, job.q_stride, job.q_head = q.data_ptr(), q.stride(0), q.stride(1)
         job.cos, job.sin = cos.data_ptr(), sin.data_ptr()
-        job.q_norm, job.k_norm, job.eps = address(self._q_norm), address(self._k_norm), self._eps
-        job.heads, job.rotary = self._heads, 2 * cos.shape[1]
+        own = self.job(2 * cos.shape[1])
+        job.q_norm, job.k_norm, job.eps = own.q_norm, own.k_norm, own.eps
+        job.heads, job.rotary = own.heads, own.rotary
         cache.kernels.rope(job)
 
 

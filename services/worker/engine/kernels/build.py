@@ -25,7 +25,7 @@ from services.common.logs import get_logger
 _log = get_logger(__name__)
 
 _SOURCES = Path(__file__).parent / "csrc"
-_COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+_COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 _COMPILE_SECONDS = 600
 
 

@@ -17,7 +17,7 @@ from services.worker.engine.kernels.build import Isa, Mode
 _log = get_logger(__name__)
 
 _Call = Callable[[ctypes.Structure], None]
-_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "argmax")
+_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "forward", "argmax")
 _MEASURED_PRODUCTS = 40
 
 
@@ -25,13 +25,15 @@ _MEASURED_PRODUCTS = 40
 class Kernels:
     """The kernels for one dtype.
 
-    Each function takes a struct of structs.py, whose pointers the caller has checked. They run on the threads of torch,
+    Each function takes a struct of structs.py, whose pointers the caller has checked. They run on threads of their own,
     without the interpreter lock. Raises MemoryError where working memory cannot be had.
     """
 
     mode: Mode
     dtype: torch.dtype
     isa: Isa
+    threads: int
+    """That a call uses, the calling one among them."""
     lanes: int
     """Columns of one block of a packed matrix."""
     step: int
@@ -41,6 +43,7 @@ class Kernels:
     attention: _Call
     rope: _Call
     norm: _Call
+    forward: _Call
     argmax: _Call
 
     def rows(self, name: str, x: Tensor, columns: int) -> tuple[int, int]:
@@ -59,10 +62,12 @@ class Kernels:
         )
 
 
-def load_kernels(dtype: torch.dtype, *, isa: Isa | None = None, mode: Mode | None = None) -> Kernels | None:
+def load_kernels(
+    dtype: torch.dtype, *, threads: int = 0, isa: Isa | None = None, mode: Mode | None = None
+) -> Kernels | None:
     """The kernels for weights of `dtype`, compiled first where needed; None, after one warning, where that fails.
 
-    isa, mode: other than the best, for tests. Raises ValueError for a dtype that the kernels do not know.
+    threads: 0 takes as many as torch does. isa, mode: other than the best, for tests. Raises ValueError for a dtype that the kernels do not know.
     """
     isa = isa or build.usable_isas()[0]
     modes = [one for one in isa.modes if one.dtype is dtype]
@@ -71,7 +76,8 @@ def load_kernels(dtype: torch.dtype, *, isa: Isa | None = None, mode: Mode | Non
     library = _load(isa)
     if library is None:
         return None
-    return _bind(library, isa, mode or _fastest(library, tuple(modes)))
+    threads = threads or torch.get_num_threads()
+    return _bind(library, isa, mode or _fastest(library, tuple(modes)), threads)
 
 
 @functools.cache
@@ -99,7 +105,7 @@ def _seconds(library: ctypes.CDLL, mode: Mode) -> float:
     return min(float(measure(_MEASURED_PRODUCTS)) for _ in range(20))
 
 
-def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode) -> Kernels:
+def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode, threads: int) -> Kernels:
     def call(name: str) -> _Call:
         function = getattr(library, f"lm_{name}_{mode.name}")
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
@@ -113,7 +119,7 @@ def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode) -> Kernels:
 
     lanes = getattr(library, f"lm_lanes_{mode.name}")()
     step = 4 // mode.dtype.itemsize
-    return Kernels(mode, mode.dtype, isa, lanes, step, **{name: call(name) for name in _FUNCTIONS})
+    return Kernels(mode, mode.dtype, isa, threads, lanes, step, **{name: call(name) for name in _FUNCTIONS})
 
 
 def library_path(isa: Isa) -> Path | None:

@@ -68,6 +68,12 @@ class PackedLinear:
             )
         self._job = structs.Linear(site=address_of(self.struct))
 
+    def job(self, activation: Activation = Activation.NONE) -> structs.Linear:
+        """What of a call is the same for every input."""
+        return structs.Linear(
+            site=address_of(self.struct), activation=activation, runs=structs.Runs(site=self.site.index)
+        )
+
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._kept)
@@ -149,4 +155,4 @@ def _fill(  # noqa: PLR0917 - input and output, each with its width
     job.rows = rows
     job.x = x.data_ptr()
     job.y = y.data_ptr()
-    job.threads = torch.get_num_threads()
+    job.threads = kernels.threads

@@ -15,7 +15,12 @@ class RmsNorm:
         """Weight [n]; offset is added to it (Gemma's weights are kept less one)."""
         self._kernels = kernels
         self._weight = weight.to(torch.float32) + offset
-        self._job = structs.Norm(weight=address(self._weight), eps=eps, n=weight.numel())
+        self._eps = eps
+        self._job = self.job()
+
+    def job(self) -> structs.Norm:
+        """What of a call is the same for every input."""
+        return structs.Norm(weight=address(self._weight), eps=self._eps, n=self._weight.numel())
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +37,7 @@ class RmsNorm:
             rows, job.residual_stride = self._kernels.rows("residual", residual, n)
             _check_same_rows(job.rows, rows)
         job.x, job.y, job.residual = x.data_ptr(), out.data_ptr(), address(residual)
-        job.threads = torch.get_num_threads()
+        job.threads = self._kernels.threads
         self._kernels.norm(job)
         return out
 
@@ -48,7 +53,7 @@ def argmax(kernels: Kernels, logits: Tensor) -> Tensor:
             index=found.data_ptr(),
             rows=rows,
             n=logits.shape[1],
-            threads=torch.get_num_threads(),
+            threads=kernels.threads,
         )
     )
     return found

@@ -171,6 +171,44 @@ class Norm(ctypes.Structure):
 
 
 @_mirrored
+class Layer(ctypes.Structure):
+    input_norm: Norm
+    qkv: Linear
+    rope: Rope
+    attention: Attention
+    output: Linear
+    mlp_norm: Norm
+    gate_up: Linear
+    down: Linear
+
+
+@_mirrored
+class Forward(ctypes.Structure):
+    layers: int
+    count: int
+    last_norm: Norm
+    rows: int
+    residual: int
+    hidden: int
+    normed: int
+    added: int
+    qkv: int
+    qkv_width: int
+    attended: int
+    attended_width: int
+    gated: int
+    gated_width: int
+    cos: int
+    sin: int
+    slots: int
+    sequences: Sequences
+    run: int
+    run_count: int
+    run_width: int
+    threads: int
+
+
+@_mirrored
 class Argmax(ctypes.Structure):
     x: int
     x_stride: int

@@ -4,6 +4,7 @@
 // keys with positions as columns and key_dim deep, values with value_dim as columns and positions deep.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "pack.h"
@@ -32,33 +33,59 @@ inline typename Mode::Weight* values_at(const LmCache& cache, int64_t block, int
   return static_cast<typename Mode::Weight*>(cache.values) + (block * cache.kv_heads + head) * values_of<Mode>(cache);
 }
 
+// A position's key: one piece of each depth step, which lies kLanes pieces after the one before.
 template <class Mode>
 inline void write_key(const LmCache& cache, int64_t slot, int64_t head, const float* key) {
-  int64_t offset = slot % cache.block_size;
-  typename Mode::Weight* to = keys_at<Mode>(cache, slot / cache.block_size, head) +
-                              offset / kLanes * block_of<Mode>(cache.key_dim) + offset % kLanes * Mode::kStep;
-  int64_t steps = steps_of<Mode>(cache.key_dim);
-  for (int64_t s = 0; s < steps; ++s)
-    for (int64_t i = 0; i < Mode::kStep; ++i) {
-      int64_t c = s * Mode::kStep + i;
-      put(to + s * kLanes * Mode::kStep + i, c < cache.key_dim ? key[c] : 0.0f);
-    }
+  using Weight = typename Mode::Weight;
+  constexpr int64_t kPieces = kLanes / Mode::kStep;  // of a vector
+  constexpr int64_t kBytes = Mode::kStep * sizeof(Weight);
+  const int64_t offset = slot % cache.block_size;
+  Weight* to = keys_at<Mode>(cache, slot / cache.block_size, head) + offset / kLanes * block_of<Mode>(cache.key_dim) +
+               offset % kLanes * Mode::kStep;
+  const int64_t steps = steps_of<Mode>(cache.key_dim);
+  for (int64_t s = 0; s < steps; s += kPieces) {
+    Weight vector[kLanes];
+    store(vector, load_part(key + s * Mode::kStep, cache.key_dim - s * Mode::kStep));
+    for (int64_t i = 0; i < std::min(kPieces, steps - s); ++i)
+      std::memcpy(to + (s + i) * kLanes * Mode::kStep, vector + i * Mode::kStep, kBytes);
+  }
 }
 
-// Writing the first position of a depth step clears the rest of it: attention multiplies whole steps, and what a
-// sequence before left there may not even be a number.
+// One vector of a position's value into its depth step. Writing the first position of a step clears the rest of it:
+// attention multiplies whole steps, and what a sequence before left there may not even be a number.
+template <class Mode>
+inline void write_values(typename Mode::Weight* step, int64_t place, Vec value) {
+  if constexpr (Mode::kStep == 1) {
+    store(step, value);
+  } else {
+    bf16 narrow[kLanes];
+    store(narrow, value);
+    VecU bits = __builtin_convertvector(*reinterpret_cast<const VecHAny*>(narrow), VecU);
+    if (place) bits = (bits << 16) | (*reinterpret_cast<const VecUAny*>(step) & 0xffffu);
+    *reinterpret_cast<VecUAny*>(step) = bits;
+  }
+}
+
 template <class Mode, class T>
 inline void write_value(const LmCache& cache, int64_t slot, int64_t head, const T* value) {
-  int64_t offset = slot % cache.block_size;
-  int64_t place = offset % Mode::kStep;
+  const int64_t offset = slot % cache.block_size;
+  const int64_t place = offset % Mode::kStep;
   typename Mode::Weight* to = values_at<Mode>(cache, slot / cache.block_size, head) + (offset - place) * kLanes;
-  int64_t block = block_of<Mode>(cache.block_size);
-  for (int64_t c = 0; c < cache.value_dim; ++c) {
-    typename Mode::Weight* step = to + c / kLanes * block + c % kLanes * Mode::kStep;
-    put(step + place, to_float(value[c]));
-    if (place == 0)
-      for (int64_t i = 1; i < Mode::kStep; ++i) put(step + i, 0.0f);
-  }
+  const int64_t block = block_of<Mode>(cache.block_size);
+  for (int64_t c = 0; c < cache.value_dim; c += kLanes)
+    write_values<Mode>(to + c / kLanes * block, place, load_part(value + c, cache.value_dim - c));
+}
+
+// Asks for the lines that a position will be written to; they are far apart, and each would be waited for by itself.
+template <class Mode>
+inline void fetch_slot(const LmCache& cache, int64_t slot, int64_t head) {
+  const int64_t offset = slot % cache.block_size;
+  const auto* keys = keys_at<Mode>(cache, slot / cache.block_size, head) +
+                     offset / kLanes * block_of<Mode>(cache.key_dim) + offset % kLanes * Mode::kStep;
+  for (int64_t s = 0; s < steps_of<Mode>(cache.key_dim); ++s) __builtin_prefetch(keys + s * kLanes * Mode::kStep, 1, 2);
+  const auto* values = values_at<Mode>(cache, slot / cache.block_size, head) + offset / Mode::kStep * Mode::kStep * kLanes;
+  for (int64_t c = 0; c < cache.value_dim; c += kLanes)
+    __builtin_prefetch(values + c / kLanes * block_of<Mode>(cache.block_size), 1, 2);
 }
 
 // RMSNorm of one head where a weight is given, then the rotation, in float32.
@@ -105,6 +132,8 @@ void rope_stage(Member& member, const LmRope& job, float* room) {
     int64_t end = std::min(row + kRowsATask, job.rows);
     while (joined(row)) ++row;
     while (joined(end)) ++end;
+    for (int64_t r = row; r < end; ++r)
+      for (int64_t head = 0; head < cache.kv_heads; ++head) fetch_slot<Mode>(cache, job.slots[r], head);
     for (; row < end; ++row) {
       for (int64_t head = 0; head < job.heads; ++head) {
         T* at = q + row * job.q_stride + head * job.q_head;

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "attention.h"
+#include "forward.h"
 #include "linear.h"
 #include "rowwise.h"
 
@@ -33,6 +34,7 @@ int LM_NAME(linear)(const LmLinear* job) { return guarded(lm::linear<Mode>, job)
 int LM_NAME(attention)(const LmAttention* job) { return guarded(lm::attention<Mode>, job); }
 int LM_NAME(rope)(const LmRope* job) { return guarded(lm::rope<Mode>, job); }
 int LM_NAME(norm)(const LmNorm* job) { return guarded(lm::norm<Mode>, job); }
+int LM_NAME(forward)(const LmForward* job) { return guarded(lm::forward<Mode>, job); }
 int LM_NAME(argmax)(const LmArgmax* job) { return guarded(lm::argmax<Mode>, job); }
 
 // Seconds that `repeats` products of cached operands take on one thread: which mode multiplies faster here.

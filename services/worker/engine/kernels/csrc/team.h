@@ -1,20 +1,19 @@
-// Threads: one parallel region a call, on the OpenMP runtime that torch has loaded.
+// Threads: one parallel region a call, on a pool of our own.
 //
-// The runtime is called through its plain C interface, which libgomp, libomp and libiomp5 all export, instead of
-// through `#pragma omp`. So the symbols resolve to whatever torch brought along, no second pool of threads can
-// arise, and any compiler will do.
+// Not OpenMP's: its runtime sends threads to sleep between regions as soon as there are more of them than cores, as
+// there are once anything but one thread has used torch; and waking them costs more than a kernel takes. Ours spin for
+// as long as the next call of the same step may take to come, and sleep after that.
 #pragma once
 
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
-
-extern "C" {
-void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
-int omp_get_thread_num();
-int omp_get_num_threads();
-}
+#include <mutex>
+#include <thread>
+#include <vector>
 
 namespace lm {
 
@@ -88,6 +87,94 @@ class Member {
   int64_t loops_ = 0;
 };
 
+// The workers of one calling thread; it is itself the first of every team. They end with it.
+class Pool {
+ public:
+  using Body = void (*)(void* data, int id, int size);
+
+  static Pool& of_this_thread() {
+    static thread_local Pool pool;
+    return pool;
+  }
+
+  Pool() = default;
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+  ~Pool() {
+    stopping_ = true;
+    begin();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  // Runs body(data, id, size) for every id below `size`, and returns when all are done.
+  void run(int size, Body body, void* data) {
+    while (static_cast<int>(workers_.size()) + 1 < size) {
+      int id = static_cast<int>(workers_.size()) + 1;
+      workers_.emplace_back([this, id, seen = round_.load()] { work(id, seen); });
+    }
+    body_ = body;
+    data_ = data;
+    size_ = size;
+    done_.store(0, std::memory_order_relaxed);
+    begin();
+    body(data, 0, size);
+    // All workers report, those that had nothing to do too: then none looks at this call any more.
+    const int64_t all = static_cast<int64_t>(workers_.size());
+    for (int spins = 0; done_.load(std::memory_order_acquire) < all; ++spins) {
+      if (spins < kSpins) relax();
+      else sched_yield();
+    }
+  }
+
+ private:
+  // Sequentially consistent, like what `work` does before it sleeps: either sees the other's.
+  void begin() {
+    round_.fetch_add(1);
+    if (asleep_.load() == 0) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    woken_.notify_all();
+  }
+
+  void work(int id, int64_t seen) {
+    for (;;) {
+      wait_for_more_than(seen);
+      ++seen;
+      if (stopping_) return;
+      if (id < size_) body_(data_, id, size_);
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  void wait_for_more_than(int64_t seen) {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point patience = Clock::now() + std::chrono::microseconds(kPatienceMicroseconds);
+    do {
+      for (int i = 0; i < kSpins; ++i) {
+        if (round_.load(std::memory_order_acquire) != seen) return;
+        relax();
+      }
+    } while (Clock::now() < patience);
+    std::unique_lock<std::mutex> lock(mutex_);
+    asleep_.fetch_add(1);
+    woken_.wait(lock, [&] { return round_.load() != seen; });
+    asleep_.fetch_sub(1);
+  }
+
+  static constexpr int kSpins = 200;
+  static constexpr int kPatienceMicroseconds = 300;
+
+  std::vector<std::thread> workers_;
+  alignas(64) std::atomic<int64_t> round_{0};
+  alignas(64) std::atomic<int64_t> done_{0};
+  std::atomic<int64_t> asleep_{0};
+  Body body_ = nullptr;
+  void* data_ = nullptr;
+  int size_ = 0;
+  bool stopping_ = false;
+  std::mutex mutex_;
+  std::condition_variable woken_;
+};
+
 // Runs body(member) on up to `threads` threads, and returns when all are done.
 template <class Body>
 void run_team(int64_t threads, const Body& body) {
@@ -100,13 +187,14 @@ void run_team(int64_t threads, const Body& body) {
     TeamState state;
     const Body* body;
   } call{{}, &body};
-  GOMP_parallel(
-      [](void* data) {
+  Pool::of_this_thread().run(
+      static_cast<int>(threads),
+      [](void* data, int id, int size) {
         Call* shared = static_cast<Call*>(data);
-        Member member(&shared->state, omp_get_thread_num(), omp_get_num_threads());
+        Member member(&shared->state, id, size);
         (*shared->body)(member);
       },
-      &call, static_cast<unsigned>(threads), 0);
+      &call);
 }
 
 }  // namespace lm

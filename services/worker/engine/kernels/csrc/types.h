@@ -147,6 +147,44 @@ struct LmNorm {
   int64_t threads;
 };
 
+// One decoder layer: the jobs of its calls, of which `forward` fills in what differs from step to step.
+struct LmLayer {
+  LmNorm input_norm;
+  LmLinear qkv;
+  LmRope rope;
+  LmAttention attention;
+  LmLinear output;
+  LmNorm mlp_norm;
+  LmLinear gate_up;
+  LmLinear down;
+};
+
+// All layers of a step. Rows are [rows, width] each, without gaps.
+struct LmForward {
+  const LmLayer* layers;
+  int64_t count;
+  LmNorm last_norm;
+  int64_t rows;
+  void* residual;  // the embeddings; in the end what the last norm has taken
+  int64_t hidden;
+  void* normed;  // [rows, hidden]; in the end the result
+  void* added;   // [rows, hidden]
+  void* qkv;
+  int64_t qkv_width;
+  void* attended;
+  int64_t attended_width;
+  void* gated;
+  int64_t gated_width;
+  const float* cos;
+  const float* sin;
+  const int64_t* slots;
+  LmSequences sequences;
+  const LmRun* run;
+  int64_t run_count;
+  int64_t run_width;
+  int64_t threads;
+};
+
 struct LmArgmax {
   const void* x;
   int64_t x_stride;
