@@ -68,8 +68,8 @@ class EngineCollector(Collector):
         sizes = GaugeMetricFamily(
             f"{_PREFIX}_adapter_bytes", "Memory of a resident adapter.", labels=["digest"]
         )
-        for digest, count in stats.adapters.items():
-            pins.add_metric([digest], count)
+        for digest, held in stats.adapters.items():
+            pins.add_metric([digest], held)
             sizes.add_metric([digest], stats.adapter_bytes[digest])
         yield pins
         yield sizes

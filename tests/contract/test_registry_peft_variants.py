@@ -22,6 +22,15 @@ from services.registry.hub_reader import HubReader
 from tests.support.models import write_tiny_base
 from tests.support.registry import HUB_ID, Shapes, base_list, safetensors
 
+# What PEFT has to say about the adapters made here.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "fan_in_fan_out is set", "Unsupported layer type", "Setting `save_embedding_layers`", "`lora_bias=True` was",
+        "Adapter 'default'", ".*tie_word_embeddings", "Model has", ".*is_gradient_checkpointing",
+    )
+]  # fmt: skip
+
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj", "embed_tokens", "lm_head"],
     "qwen2": ["q_proj", "v_proj", "down_proj", "embed_tokens", "lm_head"],

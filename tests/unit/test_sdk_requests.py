@@ -68,6 +68,7 @@ def test_every_sampling_field_of_the_contract_can_be_given() -> None:
         "logit_bias": {5: -100.0},
         "logprobs": 2,
         "ignore_eos": True,
+        "n": 3,
     }
     params = requests.sampling_params(full)
     assert {field.name for field, _ in params.ListFields()} == fields
