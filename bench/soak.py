@@ -93,7 +93,7 @@ async def soak(seconds: float) -> list[str]:
             dtype="bfloat16",
             adapter_slots=SLOTS,
             max_sequences=16,
-            kv_tokens=12_288,
+            kv_tokens=5_120,
             host_cache_bytes=2 * 10**8,
         )
     )

@@ -1,6 +1,7 @@
 """The worker process: one base model on one device, behind WorkerService. `python -m services.worker --help`."""
 
 import asyncio
+import gc
 import sys
 import time
 import uuid
@@ -77,6 +78,9 @@ async def serve(settings: WorkerSettings) -> None:
         server = RpcServer(settings, [_binding(WorkerServicer(generator, adapters, engine))], calls=calls)
         await server.start()
         await server.ready()
+        # Collections look at what requests make from now on, and not at all of torch and transformers each time.
+        gc.collect()
+        gc.freeze()
         leased = lease.start(
             fleet_pb2.WorkerRegistration(
                 worker_id=uuid.uuid4().hex,

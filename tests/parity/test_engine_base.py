@@ -1,6 +1,7 @@
 """Without an adapter the engine equals transformers, greedy, prompts of mixed lengths in one batch."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.engine import Stepper, answer, running_engine
 from tests.support.models import FAMILIES, write_tiny_base
-from tests.support.paths import BASE
+from tests.support.paths import BASE, REPOSITORY
 
 pytestmark = pytest.mark.parity
 
@@ -68,13 +69,13 @@ def test_a_family_in_miniature_has_the_same_logits_at_every_position(
 
 
 async def test_real_weights_generate_as_transformers_does() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    texts = (
-        "Hello",
-        "The capital of France is",
-        "Once upon a time, in a land far away, there lived a cat. " * 3,
-    )
-    prompts = [tokenizer.encode(text) for text in texts]
-    async with running_engine(BASE) as engine:
+    """Fifty prompts of 1 to 400 tokens, all in one engine."""
+    text = AutoTokenizer.from_pretrained(BASE).encode((REPOSITORY / "LICENSE").read_text())
+    dice = random.Random(8)
+    prompts = []
+    for number in range(50):
+        begin = dice.randrange(len(text) - 400)
+        prompts.append(text[begin : begin + (dice.randint(1, 60) if number < 40 else dice.randint(100, 400))])
+    async with running_engine(BASE, max_sequences=20) as engine:
         answers = await asyncio.gather(*(answer(engine, prompt, max_tokens=16) for prompt in prompts))
     assert [one.token_ids for one in answers] == generate(BASE, prompts, 16)

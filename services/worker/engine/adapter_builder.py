@@ -120,7 +120,7 @@ class AdapterBuilder:
             delta = Delta()
             bias_part, trained = "bias", config.bias == "all"
         if trained and own_bias is not None:
-            trained_bias = self._wide(tensors.take(bias_part, (linear.outputs,)))
+            trained_bias = self._wide(tensors, bias_part, (linear.outputs,))
             delta = _with_bias(delta, trained_bias - own_bias.float())
         if delta.multiplier is not None and own_bias is not None:
             # The base's output comes with its bias, which DoRA does not scale.
@@ -143,7 +143,7 @@ class AdapterBuilder:
         scaled = b.float() * scale
         delta = Delta(self._convert(f"{path}.{_A}", a), self._convert(f"{path}.{_B}", scaled))
         if config.lora_bias:
-            return _with_bias(delta, self._wide(tensors.take("lora_B.bias", (linear.outputs,))) * scale)
+            return _with_bias(delta, self._wide(tensors, "lora_B.bias", (linear.outputs,)) * scale)
         if config.dora:
             whole = self._base.weight(path).float() + scaled.to(self._device) @ a.float().to(self._device)
             return Delta(delta.a, delta.b, multiplier=self._magnitude(tensors, whole.norm(dim=1)))
@@ -246,19 +246,24 @@ class AdapterBuilder:
             )
 
     def _magnitude(self, tensors: ModuleTensors, norms: Tensor) -> Tensor:
-        return self._wide(tensors.take(_MAGNITUDE, tuple(norms.shape))) / norms
+        multiplier = self._wide(tensors, _MAGNITUDE, tuple(norms.shape)) / norms
+        return _finite(f"{tensors.path}.{_MAGNITUDE}", multiplier)
 
-    def _wide(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, torch.float32)
+    def _wide(self, tensors: ModuleTensors, part: str, shape: tuple[int, ...]) -> Tensor:
+        """A vector in float32."""
+        return _finite(f"{tensors.path}.{part}", tensors.take(part, shape).to(self._device, torch.float32))
 
     def _convert(self, name: str, tensor: Tensor, scale: float = 1.0) -> Tensor:
         """A copy in the engine's dtype: the file's own bytes are mapped, and may go away."""
         if scale != 1.0:
             tensor = tensor.float() * scale
-        converted = tensor.to(self._device, self._dtype, copy=True).contiguous()
-        if not converted.isfinite().all():
-            raise tensors_invalid(name, "not finite", f"finite, their scale included, in {self._dtype}")
-        return converted
+        return _finite(name, tensor.to(self._device, self._dtype, copy=True).contiguous())
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.isfinite().all():
+        raise tensors_invalid(name, "not finite", f"finite, its scale included, in {tensor.dtype}")
+    return tensor
 
 
 def _with_bias(delta: Delta, bias: Tensor) -> Delta:

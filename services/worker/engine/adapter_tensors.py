@@ -36,14 +36,12 @@ class ModuleTensors:
         return part in self._tensors
 
     def take(self, part: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor of that part. Raises InvalidFieldError where it is missing, misshapen or not finite."""
+        """The tensor of that part. Raises InvalidFieldError where it is missing or misshapen."""
         tensor = self._tensors.pop(part, None)
         if tensor is None:
             raise tensors_invalid(f"{self.path}.{part}", "missing", f"there, with shape {list(shape)}")
         if tuple(tensor.shape) != shape:
             raise tensors_invalid(f"shape of {self.path}.{part}", list(tensor.shape), str(list(shape)))
-        if not tensor.isfinite().all():
-            raise tensors_invalid(f"{self.path}.{part}", "not finite", "finite")
         return tensor
 
     def check_used(self) -> None:

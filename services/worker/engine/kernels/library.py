@@ -26,7 +26,7 @@ class Kernels:
     """The kernels for one dtype.
 
     Each function takes a struct of structs.py, whose pointers the caller has checked. They run on threads of their own,
-    without the interpreter lock. Raises MemoryError where working memory cannot be had.
+    without the interpreter lock. Raises MemoryError where working memory or threads cannot be had.
     """
 
     mode: Mode
@@ -113,7 +113,7 @@ def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode, threads: int) -> Kernels:
 
         def run(job: ctypes.Structure) -> None:
             if function(address_of(job)):
-                raise MemoryError("no working memory for a kernel")
+                raise MemoryError("no working memory or no threads for a kernel")
 
         return run
 

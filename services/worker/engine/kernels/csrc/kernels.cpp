@@ -1,5 +1,6 @@
 // The library's functions for one mode. Compiled once for each, with LM_MODE (a class of microkernel.h) and LM_SUFFIX.
 #include <chrono>
+#include <system_error>
 
 #include "attention.h"
 #include "forward.h"
@@ -14,13 +15,15 @@ using Mode = lm::LM_MODE;
 
 namespace {
 
-// Python gets 0, or 1 where memory ran out.
+// Python gets 0, or 1 where the system had no more memory or threads to give.
 template <class Job>
 int guarded(void (*run)(const Job&), const Job* job) {
   try {
     run(*job);
     return 0;
   } catch (const std::bad_alloc&) {
+    return 1;
+  } catch (const std::system_error&) {
     return 1;
   }
 }

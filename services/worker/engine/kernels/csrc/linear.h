@@ -106,6 +106,23 @@ struct Workbench {
   static constexpr int64_t kTiles = 2 * kRowsATile * kTileStride;
 };
 
+// Rows part by part against one panel, while what comes next is fetched.
+template <class Mode, Ahead kAhead>
+inline void multiply_parts(int64_t rows, int64_t part, int64_t blocks, int64_t steps, const typename Mode::Operand* x,
+                           int64_t x_stride, const typename Mode::Weight* weights, int64_t block, float* tile,
+                           Fetches& fetches) {
+  for (int64_t i = 0; i < rows; i += part) {
+    int64_t now = std::min(part, rows - i);
+    const char** pieces = fetches.take(ceil_div(steps, steps_a_piece(kAhead)));
+    if (pieces)
+      multiply<Mode, kAhead>(now, blocks, steps, x + i * x_stride, x_stride, weights, block, tile + i * kTileStride,
+                             kTileStride, false, pieces);
+    else
+      multiply<Mode>(now, blocks, steps, x + i * x_stride, x_stride, weights, block, tile + i * kTileStride,
+                     kTileStride, false);
+  }
+}
+
 template <class Mode>
 inline const typename Mode::Weight* panel_weights(const LmSite& site, const Panel& panel, int64_t half) {
   return static_cast<const typename Mode::Weight*>(site.segment[panel.segment + half].weight) +
@@ -179,16 +196,13 @@ void linear_stage(Member& member, const Linear<Mode>& job, const Workbench& benc
         multiply<Mode, Ahead::kStream>(rows, panel.blocks, steps, x, job.x.stride, weights, block, tile, kTileStride,
                                        false, stream[half]);
       } else {
-        for (int64_t i = 0; i < rows; i += part) {
-          int64_t now = std::min(part, rows - i);
-          const char** pieces = fetches.take(ceil_div(steps, 4));
-          if (pieces)
-            multiply<Mode, Ahead::kList>(now, panel.blocks, steps, x + i * job.x.stride, job.x.stride, weights, block,
-                                         tile + i * kTileStride, kTileStride, false, pieces);
-          else
-            multiply<Mode>(now, panel.blocks, steps, x + i * job.x.stride, job.x.stride, weights, block,
-                           tile + i * kTileStride, kTileStride, false);
-        }
+        // Where few parts pass by, each has to ask for more.
+        if (rows > 2 * kMaxRows)
+          multiply_parts<Mode, Ahead::kSparse>(rows, part, panel.blocks, steps, x, job.x.stride, weights, block, tile,
+                                               fetches);
+        else
+          multiply_parts<Mode, Ahead::kList>(rows, part, panel.blocks, steps, x, job.x.stride, weights, block, tile,
+                                             fetches);
       }
       if (segment.bias)
         for (int64_t j = 0; j < panel.blocks; ++j) {

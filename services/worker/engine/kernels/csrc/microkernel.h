@@ -35,8 +35,12 @@ struct Bf16Dot {
 enum class Ahead {
   kNothing,
   kStream,  // `ahead` is the address of what comes next: as many lines a step as the step itself reads
-  kList,    // `ahead` is a list of pieces of kPiece bytes: two lines a step, so four steps a piece
+  kList,    // `ahead` is a list of pieces of kPiece bytes: two lines a step
+  kSparse,  // the same, one line a step
 };
+
+// Depth steps in which a piece is asked for.
+constexpr int64_t steps_a_piece(Ahead ahead) { return ahead == Ahead::kSparse ? 8 : 4; }
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kPiece = 8 * kLine;
@@ -95,6 +99,8 @@ inline void multiply_tile(int64_t steps, const typename Mode::Operand* a, int64_
       __builtin_prefetch(piece, 0, 2);
       __builtin_prefetch(piece + kLine, 0, 2);
     }
+    if constexpr (kAhead == Ahead::kSparse)
+      __builtin_prefetch(static_cast<const char* const*>(ahead)[s >> 3] + (s & 7) * kLine, 0, 2);
     if constexpr (Mode::kStep == 1) {
       Vec w[kBlocks];
       LM_UNROLL
@@ -177,7 +183,7 @@ constexpr Tile<Mode> tile_of(int64_t rows) {
 }
 
 // Any number of rows against up to kMaxBlocks blocks. `b_stride`: elements from one block to the next at the same depth.
-// With Ahead::kList, each part of the rows (see even_part) reads the next ceil(steps / 4) pieces of the list.
+// With a list ahead, each part of the rows (see even_part) reads the next pieces of it.
 template <class Mode, Ahead kAhead = Ahead::kNothing>
 inline void multiply(int64_t rows, int64_t blocks, int64_t steps, const typename Mode::Operand* a, int64_t a_stride,
                      const typename Mode::Weight* b, int64_t b_stride, float* c, int64_t c_stride, bool accumulate,
@@ -189,7 +195,8 @@ inline void multiply(int64_t rows, int64_t blocks, int64_t steps, const typename
                       : blocks == 2 ? tile_of<Mode, kAhead, 2>(count)
                                     : tile_of<Mode, kAhead, kMaxBlocks>(count);
     tile(steps, a + row * a_stride, a_stride, b, b_stride, c + row * c_stride, c_stride, accumulate, ahead);
-    if constexpr (kAhead == Ahead::kList) ahead = static_cast<const char* const*>(ahead) + ceil_div(steps, 4);
+    if constexpr (kAhead == Ahead::kList || kAhead == Ahead::kSparse)
+      ahead = static_cast<const char* const*>(ahead) + ceil_div(steps, steps_a_piece(kAhead));
   }
 }
 
