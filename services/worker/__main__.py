@@ -115,6 +115,7 @@ async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine"
         threads=settings.threads,
         kernels=settings.kernels,
         adapter_slots=settings.adapter_slots,
+        adapter_bytes=settings.adapter_bytes,
         host_cache_bytes=settings.host_cache_bytes,
         prefix_cache=settings.prefix_cache,
         max_sequences=settings.max_sequences,

@@ -52,12 +52,12 @@ class Generator:
     """Runs requests on one engine; a reader that lags gets what came meanwhile in one chunk."""
 
     def __init__(self, engine: Engine, adapters: Adapters, decoder: Decoder, *, max_requests: int) -> None:
-        """`max_requests` counts those that run and those that wait; `decoder` is the base's tokenizer."""
+        """`max_requests` counts those that run and those that wait, by choices; `decoder` is the base's tokenizer."""
         self._engine = engine
         self._adapters = adapters
         self._decoder = decoder
         self._max_requests = max_requests
-        self._requests = 0
+        self._taken = 0
         self._draining = False
         self.totals = Totals()
 
@@ -88,7 +88,7 @@ class Generator:
 
     async def _produce(self, request: Request, mailbox: Mailbox) -> None:
         try:
-            with self._place():
+            with self._places(request.choices):
                 adapter = request.adapter
                 async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
                     summary = await self._choose(request, mailbox)
@@ -151,22 +151,23 @@ class Generator:
         raise engine_stopped()
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _places(self, choices: int) -> Iterator[None]:
+        """A place for each choice: they run, or wait to run, like requests of their own. One request always fits."""
         if self._draining:
             raise errors.UnavailableError(
                 "DRAINING", "the worker is stopping and takes no new requests", retry_after=_RETRY_AFTER
             )
-        if self._requests >= self._max_requests:
+        if self._taken and self._taken + choices > self._max_requests:
             raise errors.UnavailableError(
                 "QUEUE_FULL",
-                f"the worker has {self._max_requests} requests running and waiting, and takes no more",
+                f"the worker has {self._taken} requests running and waiting, and takes at most {self._max_requests}",
                 retry_after=_RETRY_AFTER,
             )
-        self._requests += 1
+        self._taken += choices
         try:
             yield
         finally:
-            self._requests -= 1
+            self._taken -= choices
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,11 @@ class WorkerSettings(ServiceSettings):
         description="auto: native kernels where a C++ compiler and the model allow them; off: torch alone.",
     )
     adapter_slots: int = Field(32, ge=1, le=4096, description="Adapters in device memory at once.")
+    adapter_bytes: int = Field(
+        8 * 1024**3,
+        ge=1,
+        description="Bytes of device memory for adapters; beyond it those not in use leave before slots run out.",
+    )
     host_cache_bytes: int = Field(
         2 * 1024**3,
         ge=0,
@@ -65,5 +70,10 @@ class WorkerSettings(ServiceSettings):
         le=100_000,
         description="Requests that wait for a place; more are refused with QUEUE_FULL.",
     )
-    kv_tokens: int = Field(65_536, ge=256, description="Tokens whose keys and values fit, over all requests.")
+    kv_tokens: int = Field(
+        65_536,
+        ge=256,
+        description="Tokens whose keys and values fit, over all requests. With the prefix cache all of that memory comes "
+        "into use in time.",
+    )
     prefill_tokens: int = Field(512, ge=16, description="Prompt tokens that one step takes in at most.")

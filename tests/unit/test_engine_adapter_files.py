@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from services.common.errors import InvalidFieldError
+from services.worker.engine import adapter_builder
 from services.worker.engine.probe import linear_bias, linear_weight
 from tests.support.adapter_files import (
     DOWN,
@@ -175,6 +176,25 @@ def test_dora_scales_the_whole_weight_but_not_the_bases_bias(tmp_path: Path) -> 
     torch.testing.assert_close(bias * delta.multiplier + delta.bias, bias)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4096])
+def test_norms_are_the_same_however_many_rows_are_taken_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(adapter_builder, "_ROWS_AT_ONCE", rows)
+    a, b = torch.randn(2, VOCABULARY), torch.randn(8, 2)
+    magnitudes = {Q: torch.rand(6) + 0.5, DOWN: torch.rand(8) + 0.5, EMBEDDING: torch.rand(8) + 0.5}
+    weights = {**tensors(), part(EMBEDDING, "lora_embedding_A"): a, part(EMBEDDING, "lora_embedding_B"): b}
+    weights |= {part(path, "lora_magnitude_vector"): one for path, one in magnitudes.items()}
+    found = loader().load(write(tmp_path, weights, use_dora=True)).weights
+    assert found.embedding is not None
+    assert found.embedding.multiplier is not None
+    assert found.deltas[Q].multiplier is not None
+    whole = linear_weight(LINEARS[Q].module) + 2 * weights[name(Q, "B")] @ weights[name(Q, "A")]
+    torch.testing.assert_close(found.deltas[Q].multiplier, (magnitudes[Q] / whole.norm(dim=1)).detach())
+    norms = (TABLE + 2 * (b @ a).t()).norm(dim=0)
+    torch.testing.assert_close(found.embedding.multiplier, magnitudes[EMBEDDING] / norms)
+
+
 def test_a_copy_of_the_bases_own_weight_is_taken_and_not_kept(tmp_path: Path) -> None:
     weights = tensors()
     weights[part(Q, "base_layer.weight")] = linear_weight(LINEARS[Q].module).detach().clone()
@@ -205,6 +225,13 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path, ids: list[int
     weights = {**tensors(), part(EMBEDDING, "token_adapter.trainable_tokens_delta"): torch.ones(1, 8)}
     with pytest.raises(InvalidFieldError, match="from 0 to 19"):
         loader().load(write(tmp_path, weights, trainable_token_indices=ids))
+
+
+def test_rows_of_a_projection_are_refused(tmp_path: Path) -> None:
+    weights = {**tensors(), part(DOWN, "token_adapter.trainable_tokens_delta"): torch.ones(1, 12)}
+    with pytest.raises(InvalidFieldError) as caught:
+        loader().load(write(tmp_path, weights, trainable_token_indices={"down_proj": [1]}))
+    assert "trainable_token_indices" in caught.value.field
 
 
 def test_an_adapter_without_lora_weights_is_refused(tmp_path: Path) -> None:

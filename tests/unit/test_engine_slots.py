@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from services.common.errors import InvalidFieldError
 from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.delta import Delta
 from services.worker.engine.interface import AdapterFiles, EngineStoppedError
 from services.worker.engine.slots import AdapterSlots
 
@@ -74,7 +76,7 @@ async def settle() -> None:
 
 @pytest.fixture
 async def slots(disk: Disk, executor: ThreadPoolExecutor) -> AdapterSlots:
-    return AdapterSlots(2, disk.load, executor)
+    return AdapterSlots(2, disk.load, executor, max_bytes=10**9)
 
 
 async def use(slots: AdapterSlots, digest: str) -> None:
@@ -101,6 +103,37 @@ async def test_the_least_recently_used_one_makes_room(slots: AdapterSlots, disk:
         await use(slots, digest)
     assert list(slots.residents()) == ["a", "c"]
     assert disk.loaded == ["a", "b", "c"]
+
+
+async def test_bytes_bound_what_is_loaded_too_but_never_what_is_held(executor: ThreadPoolExecutor) -> None:
+    left: list[str] = []
+
+    def load(wanted: AdapterFiles) -> LoadedAdapter:
+        return LoadedAdapter(wanted.digest, AdapterWeights({"m": Delta(bias=torch.ones(100))}))
+
+    slots = AdapterSlots(
+        8, load, executor, max_bytes=800, evicted=lambda adapter: left.append(adapter.digest)
+    )
+    async with slots.hold(files("a")):
+        await use(slots, "b")
+        await use(slots, "c")
+        assert (list(slots.residents()), left) == (["a", "c"], ["b"])
+        async with slots.hold(files("d")), slots.hold(files("e")):
+            assert list(slots.residents()) == ["a", "d", "e"]  # held, so there all the same
+        await use(slots, "f")
+    assert (list(slots.residents()), left) == (["a", "f"], ["b", "c", "d", "e"])
+
+
+async def test_a_place_is_had_even_where_what_was_there_cannot_be_kept(
+    disk: Disk, executor: ThreadPoolExecutor
+) -> None:
+    def fail(_adapter: LoadedAdapter) -> None:
+        raise MemoryError
+
+    slots = AdapterSlots(1, disk.load, executor, max_bytes=10**9, evicted=fail)
+    for digest in ("a", "b", "c"):
+        await use(slots, digest)
+    assert list(slots.residents()) == ["c"]
 
 
 async def test_a_held_one_stays_however_long_ago_it_was_asked_for(slots: AdapterSlots) -> None:

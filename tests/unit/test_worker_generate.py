@@ -227,6 +227,19 @@ async def test_what_was_produced_comes_before_the_error_that_ended_it() -> None:
         await mailbox.take()
 
 
+async def test_every_choice_takes_a_place_and_one_request_always_fits(tmp_path: Path) -> None:
+    engine = ScriptedEngine([EngineOutput(ids("a"))], endless=True)
+    run = generator(tmp_path, engine, max_requests=4)
+    async with aclosing(run.run(replace(request(), choices=3))) as first:
+        await anext(first)
+        with pytest.raises(errors.UnavailableError):
+            await events(run, replace(request(), choices=2))
+        async with aclosing(run.run(request())) as second:
+            await anext(second)
+    async with aclosing(run.run(replace(request(), choices=16))) as alone:
+        await anext(alone)
+
+
 async def test_a_full_queue_refuses_and_says_when_to_retry(tmp_path: Path) -> None:
     run = generator(tmp_path, ScriptedEngine([EngineOutput(ids("a"))], endless=True), max_requests=1)
     async with aclosing(run.run(request())) as first:

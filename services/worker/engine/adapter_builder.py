@@ -1,6 +1,6 @@
 """From an adapter's config and tensors to what the engine computes with, module by module, by PEFT 0.21's rules."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -20,6 +20,7 @@ _A, _B = "lora_A.weight", "lora_B.weight"
 _EMBEDDING_A, _EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
 _MAGNITUDE = "lora_magnitude_vector"
 _TOKENS = "token_adapter.trainable_tokens_delta"
+_ROWS_AT_ONCE = 4096
 
 
 class BaseWeights(Protocol):
@@ -109,6 +110,8 @@ class AdapterBuilder:
             self._replaced[path] = own
             return
         if _TOKENS in tensors:
+            if path != self._probe.output:
+                raise _unsupported("trainable_token_indices", path, "the input embedding or the output layer")
             self._take_rows(tensors, linear.outputs, linear.inputs, scale=1.0)
             return
         own_bias = self._base.bias(path)
@@ -145,8 +148,8 @@ class AdapterBuilder:
         if config.lora_bias:
             return _with_bias(delta, self._wide(tensors, "lora_B.bias", (linear.outputs,)) * scale)
         if config.dora:
-            whole = self._base.weight(path).float() + scaled.to(self._device) @ a.float().to(self._device)
-            return Delta(delta.a, delta.b, multiplier=self._magnitude(tensors, whole.norm(dim=1)))
+            norms = _row_norms(self._base.weight(path), scaled.to(self._device), a.float().to(self._device))
+            return Delta(delta.a, delta.b, multiplier=self._magnitude(tensors, norms))
         return delta
 
     def _build_embedding(self, tensors: ModuleTensors) -> None:
@@ -168,8 +171,8 @@ class AdapterBuilder:
             b = tensors.take(_EMBEDDING_B, (hidden, rank))
             multiplier = None
             if config.dora:
-                low_rank = (b.float() @ a.float()).t().to(self._device) * lora_scale
-                multiplier = self._magnitude(tensors, (weight.float() + low_rank).norm(dim=0))
+                wide_a, wide_b = a.float().to(self._device), b.float().to(self._device) * lora_scale
+                multiplier = self._magnitude(tensors, _column_norms(weight, wide_a.t(), wide_b.t()))
             self._check_copy(tensors)
             self._embedding = EmbeddingChange(
                 a=self._convert(f"{path}.{_EMBEDDING_A}", a.t()),
@@ -264,6 +267,23 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     if not tensor.isfinite().all():
         raise tensors_invalid(name, "not finite", f"finite, its scale included, in {tensor.dtype}")
     return tensor
+
+
+def _slices(rows: int) -> Iterator[slice]:
+    """Rows a few at a time: a vocabulary's worth of float32 would be many times the adapter."""
+    for begin in range(0, rows, _ROWS_AT_ONCE):
+        yield slice(begin, begin + _ROWS_AT_ONCE)
+
+
+def _row_norms(weight: Tensor, b: Tensor, a: Tensor) -> Tensor:
+    """The norm of each row of `weight` + `b` `a`, in float32."""
+    return torch.cat([(weight[rows].float() + b[rows] @ a).norm(dim=1) for rows in _slices(len(weight))])
+
+
+def _column_norms(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The norm of each column of `weight` + `a` `b`, in float32."""
+    squares = [(weight[rows].float() + a[rows] @ b).square().sum(dim=0) for rows in _slices(len(weight))]
+    return torch.stack(squares).sum(dim=0).sqrt()
 
 
 def _with_bias(delta: Delta, bias: Tensor) -> Delta:

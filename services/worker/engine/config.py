@@ -19,6 +19,8 @@ class EngineConfig:
     """CPU threads of one step; 0 takes all the cores this process may run on."""
     adapter_slots: int = 32
     """Adapters resident at once."""
+    adapter_bytes: int = 8 * 1024**3
+    """Device memory for adapters; beyond it those not in use leave before slots run out."""
     host_cache_bytes: int = 2 * 1024**3
     """Host memory for adapters that have left the device; 0 keeps none."""
     max_sequences: int = 64

@@ -11,8 +11,11 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from services.common.logs import get_logger
 from services.worker.engine.adapter import LoadedAdapter
 from services.worker.engine.interface import AdapterFiles, EngineStoppedError
+
+_log = get_logger(__name__)
 
 
 @dataclass(eq=False)
@@ -64,15 +67,19 @@ class AdapterSlots:
         load: Callable[[AdapterFiles], LoadedAdapter],
         executor: Executor,
         *,
+        max_bytes: int,
         evicted: Callable[[LoadedAdapter], None] = lambda _adapter: None,
     ) -> None:
         """`load` runs in `executor`; what it raises goes to all who wait for that adapter.
+
+        max_bytes: of loaded adapters; where they are more, those that nobody holds go, whatever slots are left.
 
         `evicted` is told of every adapter that gives its place to another.
         """
         self._count = count
         self._load = load
         self._executor = executor
+        self._max_bytes = max_bytes
         self._evicted = evicted
         self.counts = SlotCounts()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
@@ -164,8 +171,14 @@ class AdapterSlots:
             return False
         adapter = self._slots.pop(digest).resident
         assert adapter is not None
-        self._evicted(adapter)
+        try:
+            self._evicted(adapter)
+        except Exception:  # whoever waits for the place is to have it all the same
+            _log.exception("evicted_adapter_not_kept", digest=digest)
         return True
+
+    def _loaded_bytes(self) -> int:
+        return sum(adapter.nbytes for slot in self._slots.values() if (adapter := slot.resident) is not None)
 
     def _choose_yielding(self) -> None:
         """Have one slot yield for each adapter in the queue that has none, the least recently asked for first."""
@@ -187,4 +200,6 @@ class AdapterSlots:
         self.counts.load_seconds += time.monotonic() - started
         if loaded.cancelled() or loaded.exception() is not None:
             self._slots.pop(digest, None)
+        while self._loaded_bytes() > self._max_bytes and self._evict():
+            pass
         self._advance()

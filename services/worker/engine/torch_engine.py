@@ -52,7 +52,11 @@ class TorchEngine:
         self._host_cache = HostCache(loader.load, base.device, max_bytes=config.host_cache_bytes)
         self._adapter_slots = config.adapter_slots
         self._slots = AdapterSlots(
-            config.adapter_slots, self._host_cache.load, self._executor, evicted=self._host_cache.keep
+            config.adapter_slots,
+            self._host_cache.load,
+            self._executor,
+            max_bytes=config.adapter_bytes,
+            evicted=self._host_cache.keep,
         )
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()

@@ -137,8 +137,7 @@ def _compile(compiler: Sequence[str], isa: Isa, library: Path) -> None:
         ]  # fmt: skip
         _run_all(commands)
         linked = Path(folder) / library.name
-        # OpenMP's symbols stay open: they bind to the runtime that torch has loaded.
-        _run_all([[*compiler, "-shared", *map(str, objects), "-o", str(linked)]])
+        _run_all([[*compiler, "-shared", "-pthread", *map(str, objects), "-o", str(linked)]])
         linked.replace(library)
 
 
