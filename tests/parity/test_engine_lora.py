@@ -157,6 +157,7 @@ FAMILY_VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "phi3": [
         {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]},
         {"target_modules": "all-linear", "use_dora": True},
+        {"target_modules": ["gate_up_proj"], "lora_bias": True, "modules_to_save": ["norm"]},
     ],
     "gpt_neox": [
         {"target_modules": ["query_key_value", "dense", "dense_h_to_4h"]},
@@ -175,10 +176,11 @@ FAMILY_VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("use_kernels", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("family", FAMILY_VARIANTS)
-def test_families_with_adapters_equal_peft(tmp_path: Path, family: str) -> None:
+def test_families_with_adapters_equal_peft(tmp_path: Path, family: str, use_kernels: bool) -> None:
     base = write_tiny_base(tmp_path / "base", family=family)
-    stepper = Stepper(base)
+    stepper = Stepper(base, use_kernels=use_kernels)
     folders = [
         write_random_adapter(tmp_path / f"a{seed}", base, rank=3 + seed, seed=seed, **options)
         for seed, options in enumerate(FAMILY_VARIANTS[family])

@@ -19,12 +19,12 @@ def runner_of(folder: Path, family: str, *, block_size: int = 16, use_kernels: b
     return make_runner(base, probe, blocks=8, block_size=block_size, use_kernels=use_kernels, threads=1)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_the_llama_family_runs_natively(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3"])
+def test_llama_and_its_relatives_run_natively(tmp_path: Path, family: str) -> None:
     assert isinstance(runner_of(tmp_path, family), NativeRunner)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "phi3"])
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
 def test_other_families_run_in_torch(tmp_path: Path, family: str) -> None:
     assert isinstance(runner_of(tmp_path, family), TorchRunner)
 

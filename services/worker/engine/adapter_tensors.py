@@ -1,6 +1,5 @@
 """Reads the tensors of an adapter's weight file, by module and by what they are."""
 
-import re
 from pathlib import Path
 
 import torch
@@ -15,10 +14,9 @@ _PARTS = (
     "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B",
     "token_adapter.trainable_tokens_delta", "base_layer.weight", "base_layer.bias", "weight", "bias",
 )  # fmt: skip
-_TENSOR = re.compile(
-    # The shortest path, so that the longest part matches: `x.lora_A.weight` is not `weight` of `x.lora_A`.
-    rf"base_model\.model\.(?P<path>.+?)\.(?P<part>{'|'.join(re.escape(part) for part in _PARTS)})"
-)
+# Longest first, so that `x.lora_A.weight` is not `weight` of `x.lora_A`.
+_SUFFIXES = tuple(f".{part}" for part in _PARTS)
+_PREFIX = "base_model.model."
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -58,8 +56,8 @@ def read_tensors(folder: Path) -> dict[str, ModuleTensors]:
     try:
         with safe_open(folder / NAME, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # not a mapping: it has no iterator
-                match = _TENSOR.fullmatch(name)
-                if match is None:
+                path, part = _split(name)
+                if not path:
                     raise tensors_invalid(
                         "tensor name",
                         name,
@@ -70,13 +68,21 @@ def read_tensors(folder: Path) -> dict[str, ModuleTensors]:
                     raise tensors_invalid(
                         f"dtype of {name}", str(tensor.dtype), "float32, float16 or bfloat16"
                     )
-                path = match["path"]
-                modules.setdefault(path, ModuleTensors(path)).put(match["part"], tensor)
+                modules.setdefault(path, ModuleTensors(path)).put(part, tensor)
     except (OSError, SafetensorError) as error:
         raise InvalidFieldError(
             NAME, str(error), "a whole safetensors file", reason="ADAPTER_TENSORS_INVALID"
         ) from None
     return modules
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Module path and part of a tensor's name; empty where it is no such name."""
+    if name.startswith(_PREFIX):
+        for suffix in _SUFFIXES:
+            if name.endswith(suffix):
+                return name[len(_PREFIX) : -len(suffix)], suffix[1:]
+    return "", ""
 
 
 def tensors_invalid(field: str, value: object, bound: str) -> InvalidFieldError:

@@ -31,7 +31,7 @@ class NativeRunner:
 
     def embedding_scale(self) -> float:
         """See BaseWeights.embedding_scale."""
-        return 1.0  # no family on the kernels has one
+        return self._decoder.embedding_scale()
 
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """See Runner.prepare."""

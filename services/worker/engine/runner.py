@@ -10,7 +10,8 @@ from services.worker.engine.adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.adapter_builder import BaseWeights
 from services.worker.engine.kernels import load_kernels
 from services.worker.engine.model import BaseModel
-from services.worker.engine.native_decoder import NativeDecoder, why_not_native
+from services.worker.engine.native_decoder import NativeDecoder
+from services.worker.engine.native_family import why_not_native
 from services.worker.engine.native_runner import NativeRunner
 from services.worker.engine.probe import ModelProbe
 from services.worker.engine.scheduler import Chunk

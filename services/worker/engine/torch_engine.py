@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+import torch
+
 from services.common.errors import InvalidFieldError
 from services.worker.engine.adapter import LoadedAdapter
 from services.worker.engine.adapter_files import AdapterLoader
@@ -39,7 +41,13 @@ class TorchEngine:
         )
         self._base = base
         self._context_length = min(base.context_length, pool.total * config.block_size)
-        self._executor = ThreadPoolExecutor(_LOADING_THREADS, thread_name_prefix="adapter-load")
+        self._executor = ThreadPoolExecutor(
+            _LOADING_THREADS,
+            thread_name_prefix="adapter-load",
+            # Small tensors all along; more threads would only be in the way of the engine's.
+            initializer=torch.set_num_threads,
+            initargs=(1,),
+        )
         runner = make_runner(
             base,
             probe,

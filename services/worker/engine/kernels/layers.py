@@ -27,6 +27,12 @@ class DecoderLayer:
     mlp_norm: RmsNorm
     gate_up: PackedLinear
     down: PackedLinear
+    after_attention: RmsNorm | None = None
+    """Of the attention's output, before it is added."""
+    after_mlp: RmsNorm | None = None
+    """Likewise of the MLP's."""
+    turns: int = 0
+    """Which of a step's turns the layer uses."""
 
 
 class DecoderLayers:
@@ -45,6 +51,7 @@ class DecoderLayers:
         self._kernels = kernels
         self._kept = (layers, last_norm)
         self._rotary = rotary
+        self._kinds = 1 + max(layer.turns for layer in layers)
         self._layers = (structs.Layer * len(layers))(
             *(
                 structs.Layer(
@@ -53,9 +60,12 @@ class DecoderLayers:
                     rope=layer.rotary.job(rotary),
                     attention=layer.attention.job(),
                     output=layer.output.job(),
+                    after_attention=_job_of(layer.after_attention),
                     mlp_norm=layer.mlp_norm.job(),
                     gate_up=layer.gate_up.job(activation),
                     down=layer.down.job(),
+                    after_mlp=_job_of(layer.after_mlp),
+                    turns=layer.turns,
                 )
                 for layer in layers
             )
@@ -79,29 +89,31 @@ class DecoderLayers:
         self,
         residual: Tensor,
         *,
-        cos: Tensor,
-        sin: Tensor,
+        turns: Sequence[tuple[Tensor, Tensor]],
         sequences: SequenceBatch,
         runs: LoraRuns | None,
     ) -> Tensor:
-        """The embeddings [rows, hidden], which are used up; cos and sin [rows, rotary / 2] of float32 -> [rows, hidden]."""
+        """The embeddings [rows, hidden], which are used up -> [rows, hidden].
+
+        turns: for each kind that the layers use, cos and sin [rows, rotary / 2] of float32.
+        """
         job, rows = self._job, sequences.rows
         normed = torch.empty(rows, self._hidden, dtype=self._kernels.dtype)
-        for name, tensor, shape, dtype in (
-            ("residual", residual, (rows, self._hidden), self._kernels.dtype),
-            ("cos", cos, (rows, self._rotary // 2), torch.float32),
-            ("sin", sin, (rows, self._rotary // 2), torch.float32),
-        ):
-            if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous():
-                raise ValueError(
-                    f"{name} must be {list(shape)} of {dtype}, not {list(tensor.shape)} of {tensor.dtype}"
-                )
+        _check("residual", residual, (rows, self._hidden), self._kernels.dtype)
+        if len(turns) != self._kinds:
+            raise ValueError(f"the layers use {self._kinds} kinds of turns, not {len(turns)}")
+        for cos, sin in turns:
+            _check("cos", cos, (rows, self._rotary // 2), torch.float32)
+            _check("sin", sin, (rows, self._rotary // 2), torch.float32)
+        pointers = (structs.Turns * len(turns))(
+            *(structs.Turns(cos.data_ptr(), sin.data_ptr()) for cos, sin in turns)
+        )
         if runs is not None and runs.rows != rows:
             raise ValueError(f"rows differ: {rows} in sequences, {runs.rows} in runs")
         self._cache.check(sequences)
         self._take_rooms(rows)
         job.rows, job.residual, job.normed = rows, residual.data_ptr(), normed.data_ptr()
-        job.cos, job.sin, job.slots = cos.data_ptr(), sin.data_ptr(), sequences.slots.data_ptr()
+        job.turns, job.slots = address_of(pointers), sequences.slots.data_ptr()
         job.sequences = sequences.struct
         job.run_count = 0
         if runs is not None:
@@ -122,3 +134,14 @@ class DecoderLayers:
         for width in widths:
             places.append(places[-1] + rows * width * self._kernels.dtype.itemsize)
         job.added, job.qkv, job.attended, job.gated = places[:-1]
+
+
+def _job_of(norm: RmsNorm | None) -> structs.Norm:
+    return structs.Norm() if norm is None else norm.job()
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be {list(shape)} of {dtype}, not {list(tensor.shape)} of {tensor.dtype}"
+        )

@@ -177,9 +177,18 @@ class Layer(ctypes.Structure):
     rope: Rope
     attention: Attention
     output: Linear
+    after_attention: Norm
     mlp_norm: Norm
     gate_up: Linear
     down: Linear
+    after_mlp: Norm
+    turns: int
+
+
+@_mirrored
+class Turns(ctypes.Structure):
+    cos: int
+    sin: int
 
 
 @_mirrored
@@ -198,8 +207,7 @@ class Forward(ctypes.Structure):
     attended_width: int
     gated: int
     gated_width: int
-    cos: int
-    sin: int
+    turns: int
     slots: int
     sequences: Sequences
     run: int

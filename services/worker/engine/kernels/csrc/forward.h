@@ -33,9 +33,20 @@ void forward_norm(const LmForward& step, LmNorm job, const void* x) {
   norm<Mode>(job);
 }
 
+// Norms what is about to be added, where a layer does that.
+template <class Mode>
+void forward_own_norm(const LmForward& step, LmNorm job) {
+  if (!job.weight) return;
+  job.x = job.y = step.added;
+  job.x_stride = job.y_stride = step.hidden;
+  job.rows = step.rows;
+  job.threads = step.threads;
+  norm<Mode>(job);
+}
+
 // Queries, keys and values lie side by side in each row of qkv.
 template <class Mode>
-void forward_attention(const LmForward& step, LmRope rope_job, LmAttention job) {
+void forward_attention(const LmForward& step, const LmTurns& turns, LmRope rope_job, LmAttention job) {
   using Weight = typename Mode::Weight;
   const LmCache& cache = job.cache;
   Weight* q = static_cast<Weight*>(step.qkv);
@@ -46,8 +57,8 @@ void forward_attention(const LmForward& step, LmRope rope_job, LmAttention job) 
   rope_job.q_stride = rope_job.k_stride = rope_job.v_stride = step.qkv_width;
   rope_job.q_head = rope_job.k_head = cache.key_dim;
   rope_job.v_head = cache.value_dim;
-  rope_job.cos = step.cos;
-  rope_job.sin = step.sin;
+  rope_job.cos = turns.cos;
+  rope_job.sin = turns.sin;
   rope_job.slots = step.slots;
   rope_job.rows = step.rows;
   rope_job.threads = step.threads;
@@ -69,11 +80,13 @@ void forward(const LmForward& step) {
     const LmLayer& layer = step.layers[i];
     forward_norm<Mode>(step, layer.input_norm, added);
     forward_linear<Mode>(step, layer.qkv, step.normed, step.hidden, step.qkv, step.qkv_width);
-    forward_attention<Mode>(step, layer.rope, layer.attention);
+    forward_attention<Mode>(step, step.turns[layer.turns], layer.rope, layer.attention);
     forward_linear<Mode>(step, layer.output, step.attended, step.attended_width, step.added, step.hidden);
+    forward_own_norm<Mode>(step, layer.after_attention);
     forward_norm<Mode>(step, layer.mlp_norm, step.added);
     forward_linear<Mode>(step, layer.gate_up, step.normed, step.hidden, step.gated, step.gated_width);
     forward_linear<Mode>(step, layer.down, step.gated, step.gated_width, step.added, step.hidden);
+    forward_own_norm<Mode>(step, layer.after_mlp);
     added = step.added;
   }
   forward_norm<Mode>(step, step.last_norm, added);

@@ -154,9 +154,18 @@ struct LmLayer {
   LmRope rope;
   LmAttention attention;
   LmLinear output;
+  LmNorm after_attention;  // of the attention's output, before it is added; without a weight where there is none
   LmNorm mlp_norm;
   LmLinear gate_up;
   LmLinear down;
+  LmNorm after_mlp;  // likewise
+  int64_t turns;     // which of the step's turns the layer uses
+};
+
+// How far each row turns: [rows, rotary / 2] each.
+struct LmTurns {
+  const float* cos;
+  const float* sin;
 };
 
 // All layers of a step. Rows are [rows, width] each, without gaps.
@@ -175,8 +184,7 @@ struct LmForward {
   int64_t attended_width;
   void* gated;
   int64_t gated_width;
-  const float* cos;
-  const float* sin;
+  const LmTurns* turns;
   const int64_t* slots;
   LmSequences sequences;
   const LmRun* run;
