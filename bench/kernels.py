@@ -17,7 +17,6 @@ from torch.nn import functional
 from services.worker.engine.delta import Delta
 from services.worker.engine.kernels import (
     Kernels,
-    LoraAdd,
     LoraRuns,
     PackedAdapter,
     PackedCache,
@@ -71,10 +70,13 @@ def make_adapter(
 
 
 def bench_lora(kernels: Kernels, bandwidth: float, rounds: int) -> None:
-    """Time that a decode step gains from adapters: all sites of all layers."""
+    """Time that a decode step gains from adapters: all sites of all layers, with them less without."""
     sites = model_sites()
     adapters = [make_adapter(kernels, sites) for _ in range(32)]
-    adds = [LoraAdd(kernels, site) for site in sites]
+    linears = [
+        PackedLinear(kernels, site, [torch.randn(n, site.inputs).to(BFLOAT16) for n in site.outputs])
+        for site in sites
+    ]
     print("\nLoRA, 32 rows, 30 layers, ms a step")
     print(f"{'adapters x rows':>16} {'kernel':>8} {'masked':>8} {'bmm':>8} {'floor':>8} {'kernel/floor':>13}")
     for count, rows in ((1, 32), (8, 4), (16, 2), (32, 1)):
@@ -82,9 +84,9 @@ def bench_lora(kernels: Kernels, bandwidth: float, rounds: int) -> None:
         outputs = {site.width: torch.zeros(32, site.width, dtype=BFLOAT16) for site in sites}
         runs = LoraRuns([(packed, rows) for packed, _ in adapters[:count]])
 
-        def native(runs: LoraRuns = runs) -> None:
-            for site, add in zip(sites, adds, strict=True):
-                add(outputs[site.width], inputs[site.inputs], runs)
+        def native(runs: LoraRuns | None = runs) -> None:
+            for site, linear in zip(sites, linears, strict=True):
+                linear(inputs[site.inputs], out=outputs[site.width], runs=runs)
 
         stacks = [_stack([deltas for _, deltas in adapters[:count]], site) for site in sites]
         mask = torch.block_diag(*[torch.ones(rows, RANK)] * count).to(BFLOAT16)
@@ -105,7 +107,10 @@ def bench_lora(kernels: Kernels, bandwidth: float, rounds: int) -> None:
                         torch.bmm(x, a.transpose(1, 2)), b.transpose(1, 2)
                     )
 
-        times = [1e3 * one for one in fastest([native, masked, batched], rounds)]
+        both, alone, *torch_forms = (
+            1e3 * one for one in fastest([native, lambda: native(None), masked, batched], rounds)
+        )
+        times = [both - alone, *torch_forms]
         floor = 1e3 * count * adapters[0][0].nbytes / bandwidth
         row = " ".join(f"{one:8.2f}" for one in (*times, floor))
         print(f"{f'{count} x {rows}':>16} {row} {times[0] / floor:13.2f}")

@@ -13,8 +13,8 @@ from services.worker.engine.kernels import (
     PagedAttention,
     RotaryWriter,
     SequenceBatch,
-    reference,
 )
+from tests.support import kernels_reference as reference
 from tests.support.kernels import MODES, assert_near, kernels_of, random
 
 

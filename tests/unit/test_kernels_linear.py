@@ -13,9 +13,9 @@ from services.worker.engine.kernels import (
     PackedLinear,
     Site,
     linear_bytes,
-    reference,
 )
 from services.worker.engine.kernels.packing import pack_into, packed_size, unpack
+from tests.support import kernels_reference as reference
 from tests.support.kernels import MODES, assert_near, kernels_of, random
 
 

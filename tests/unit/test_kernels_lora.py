@@ -10,13 +10,12 @@ from services.worker.engine.delta import Delta
 from services.worker.engine.kernels import (
     Activation,
     Kernels,
-    LoraAdd,
     LoraRuns,
     PackedAdapter,
     PackedLinear,
     Site,
-    reference,
 )
+from tests.support import kernels_reference as reference
 from tests.support.kernels import MODES, assert_near, kernels_of, random
 
 QKV = Site(0, 96, (80, 48, 48))
@@ -63,15 +62,11 @@ def expected(site: Site, y: Tensor, x: Tensor, pieces: Sequence[tuple[Deltas | N
 def check(
     kernels: Kernels, pieces: Sequence[tuple[Deltas | None, int]], sites: Sequence[Site] = SITES
 ) -> None:
-    """Both ways of applying adapters at every site, against torch."""
+    """Adapters at every site, against torch."""
     packed = {id(one): PackedAdapter(kernels, sites, one) for one, _ in pieces if one is not None}
     runs = LoraRuns([(None if one is None else packed[id(one)], count) for one, count in pieces])
     for site in sites:
         x = random(kernels, runs.rows, site.inputs)
-        base = random(kernels, runs.rows, site.width)
-        y = base.clone()
-        LoraAdd(kernels, site)(y, x, runs)
-        assert_near(kernels, y, expected(site, base, x, pieces), roundings=3)
         weights = [random(kernels, n, site.inputs, spread=site.inputs**-0.5) for n in site.outputs]
         linear = PackedLinear(kernels, site, weights)
         base = reference.linear(x, weights, [None] * len(weights))
@@ -117,19 +112,13 @@ def test_an_adapter_may_come_back_later_in_the_batch(kernels: Kernels) -> None:
 
 def test_rows_of_the_base_stay_as_they_are(kernels: Kernels) -> None:
     adapter = PackedAdapter(kernels, SITES, deltas(kernels, 8, 0))
-    y = random(kernels, 5, QKV.width)
-    before = y.clone()
-    LoraAdd(kernels, QKV)(y, random(kernels, 5, QKV.inputs), LoraRuns([(None, 2), (adapter, 1), (None, 2)]))
-    assert torch.equal(y[:2], before[:2])
-    assert torch.equal(y[3:], before[3:])
-    assert not torch.equal(y[2], before[2])
-
-
-def test_a_batch_of_the_base_alone_does_nothing(kernels: Kernels) -> None:
-    y = random(kernels, 3, QKV.width)
-    before = y.clone()
-    LoraAdd(kernels, QKV)(y, random(kernels, 3, QKV.inputs), LoraRuns([(None, 3)]))
-    assert torch.equal(y, before)
+    linear = PackedLinear(kernels, QKV, [random(kernels, n, QKV.inputs) for n in QKV.outputs])
+    x = random(kernels, 5, QKV.inputs)
+    without, mixed = linear(x), linear(x, runs=LoraRuns([(None, 2), (adapter, 1), (None, 2)]))
+    assert torch.equal(mixed[:2], without[:2])
+    assert torch.equal(mixed[3:], without[3:])
+    assert not torch.equal(mixed[2], without[2])
+    assert torch.equal(linear(x, runs=LoraRuns([(None, 5)])), without)
 
 
 def test_an_adapter_may_leave_projections_and_sites_alone(kernels: Kernels) -> None:
@@ -201,4 +190,6 @@ def test_what_does_not_fit_is_refused(kernels: Kernels) -> None:
         PackedAdapter(kernels, SITES, {(0, 1): good})
     adapter = PackedAdapter(kernels, SITES, {(0, 0): good})
     with pytest.raises(ValueError, match="rows differ"):
-        LoraAdd(kernels, QKV)(random(kernels, 2, QKV.width), random(kernels, 2, 96), LoraRuns([(adapter, 3)]))
+        PackedLinear(kernels, QKV, [random(kernels, n, 96) for n in QKV.outputs])(
+            random(kernels, 2, 96), runs=LoraRuns([(adapter, 3)])
+        )

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from services.worker.engine.kernels import Kernels, RmsNorm, argmax, reference
+from services.worker.engine.kernels import Kernels, RmsNorm, argmax
+from tests.support import kernels_reference as reference
 from tests.support.kernels import MODES, assert_near, kernels_of, random
 
 

@@ -60,7 +60,7 @@ class ScriptedEngine:
             self.ended.set()
 
     def stats(self) -> EngineStats:
-        return EngineStats(0, 0, {}, {}, 0, 0)
+        return EngineStats()
 
     async def stop(self) -> None:
         pass

@@ -3,14 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import SimpleQueue
 
 import torch
 from torch import Tensor
 
 from services.common.logs import get_logger
-from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish
+from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish, StepStats
 from services.worker.engine.runner import Runner
 from services.worker.engine.sampler import Sampled, SampleRow, sample
 from services.worker.engine.scheduler import Chunk, Scheduler
@@ -18,27 +18,6 @@ from services.worker.engine.sequence import Sequence
 from services.worker.engine.streams import Outbox
 
 _log = get_logger(__name__)
-
-
-@dataclass
-class LoopStats:
-    """Counts as of the last step; see EngineStats."""
-
-    running: int = 0
-    waiting: int = 0
-    prompt_tokens_total: int = 0
-    completion_tokens_total: int = 0
-    cached_tokens_total: int = 0
-    admitted_total: int = 0
-    queue_seconds_total: float = 0.0
-    steps_total: int = 0
-    step_sequences_total: int = 0
-    step_seconds_total: float = 0.0
-    failed_steps_total: int = 0
-    preemptions_total: int = 0
-    kv_blocks: int = 0
-    kv_blocks_held: int = 0
-    kv_blocks_cached: int = 0
 
 
 class EngineLoop:
@@ -61,7 +40,7 @@ class EngineLoop:
         self._stopping = False
         self._ended = False
         self._ending = threading.Lock()
-        self._counts = LoopStats(kv_blocks=scheduler.pool.total)
+        self._counts = StepStats(kv_blocks=scheduler.pool.total)
         self.stats = replace(self._counts)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -125,7 +104,6 @@ class EngineLoop:
         counts.step_sequences_total += len(chunks)
         for chunk in chunks:
             if not chunk.sequence.begun:
-                chunk.sequence.begun = True
                 counts.admitted_total += 1
                 counts.queue_seconds_total += now - chunk.sequence.arrived
 
@@ -139,8 +117,7 @@ class EngineLoop:
 
     def _advance(self, sequence: Sequence, sampled: Sampled | None) -> None:
         """Append a token to its sequence, or end the sequence."""
-        if not sequence.counted:
-            sequence.counted = True
+        if not sequence.output_length:  # once: a preempted sequence is computed again, with what it produced
             self._counts.prompt_tokens_total += sequence.prompt_length
             self._counts.cached_tokens_total += sequence.cached_tokens
         if sampled is None:

@@ -86,17 +86,14 @@ class AdapterFiles:
     """Holds adapter_config.json and adapter_model.safetensors, and nothing else that is read."""
 
 
-@dataclass(frozen=True)
-class EngineStats:
-    """A moment of an engine. What ends in `_total` only grows."""
+@dataclass(kw_only=True)
+class StepStats:
+    """Counts of an engine's steps, as of the last one. What ends in `_total` only grows."""
 
-    running: int
-    waiting: int
-    adapters: Mapping[str, int]
-    """Pins by digest of each resident adapter."""
-    adapter_bytes: Mapping[str, int]
-    prompt_tokens_total: int
-    completion_tokens_total: int
+    running: int = 0
+    waiting: int = 0
+    prompt_tokens_total: int = 0
+    completion_tokens_total: int = 0
     cached_tokens_total: int = 0
     """Of the prompt tokens, those found in the prefix cache."""
     admitted_total: int = 0
@@ -114,6 +111,15 @@ class EngineStats:
     """By sequences that run."""
     kv_blocks_cached: int = 0
     """That a prefix may be found in, held ones among them."""
+
+
+@dataclass(kw_only=True)
+class EngineStats(StepStats):
+    """A moment of an engine."""
+
+    adapters: Mapping[str, int] = field(default_factory=dict)
+    """Pins by digest of each resident adapter."""
+    adapter_bytes: Mapping[str, int] = field(default_factory=dict)
     adapter_slots: int = 0
     adapter_requests_total: int = 0
     adapter_hits_total: int = 0

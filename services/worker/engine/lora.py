@@ -57,11 +57,7 @@ class LoraRows:
 
 
 def add_lora(y: Tensor, x: Tensor, rows: LoraRows, deltas: StackedDeltas) -> None:
-    """Apply each row's delta to `y` [rows, out] in place; `x` [rows, in] is the module's input.
-
-    The seam for native kernels, and the reference they are compared with. In place, because a kernel expands
-    straight into the module's output.
-    """
+    """Apply each row's delta to `y` [rows, out] in place; `x` [rows, in] is the module's input."""
     if deltas.a is not None and deltas.b is not None:
         if rows.index is not None:
             x = x.index_select(0, rows.index)

@@ -103,8 +103,7 @@ class Scheduler:
             if not self._grow(sequence):
                 self._free(sequence)
                 break
-            if not sequence.admitted:
-                sequence.admitted = True
+            if not sequence.begun:
                 sequence.cached_tokens = sequence.computed
             self._running.append(self._waiting.popleft())
             length = min(sequence.remaining, budget)
@@ -115,6 +114,7 @@ class Scheduler:
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache; full blocks can be found there from now on."""
         sequence, size = chunk.sequence, self.pool.block_size
+        sequence.begun = True
         sequence.computed = chunk.end
         while (len(sequence.published) + 1) * size <= sequence.computed:
             place = len(sequence.published)

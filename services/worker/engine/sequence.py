@@ -27,16 +27,12 @@ class Sequence:
     """The block table: block i holds the keys and values of tokens i * block_size and on."""
     published: list[CachedBlock] = field(default_factory=list)
     """The first of `blocks`: those that are full and computed, as the prefix cache knows them."""
-    admitted: bool = False
-    """Whether it has run already; what a preempted sequence finds of its own is no cached prefix."""
     cached_tokens: int = 0
     """Prompt tokens that were in the cache when it was first admitted."""
     arrived: float = field(default_factory=time.monotonic)
     """Seconds, by the monotonic clock."""
     begun: bool = False
-    """Whether a step has taken it in."""
-    counted: bool = False
-    """Whether the prompt is in the totals; a preempted sequence is computed again and counted once."""
+    """Whether a step has computed any of it; what it finds of its own after a preemption is no cached prefix."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)

@@ -3,17 +3,16 @@
 `load_kernels` gives them, or None where nothing compiles. Everything else takes what it gives:
 
 - sites.py: what an adapter does at the places of a model, and whose each row of a batch is
-- linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call; LoRA alone
+- linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call
 - attention.py: the paged cache, attention over it, rotary embedding on the way into it
 - rowwise.py: RMSNorm, greedy choice
 - layers.py: a step through all layers of a decoder in one call
-- reference.py: the same in torch
 """
 
 from services.worker.engine.kernels.attention import PackedCache, PagedAttention, RotaryWriter, SequenceBatch
 from services.worker.engine.kernels.layers import DecoderLayer, DecoderLayers
 from services.worker.engine.kernels.library import Kernels, load_kernels
-from services.worker.engine.kernels.linear import Activation, LoraAdd, PackedLinear, linear_bytes
+from services.worker.engine.kernels.linear import Activation, PackedLinear, linear_bytes
 from services.worker.engine.kernels.packing import Arena
 from services.worker.engine.kernels.rowwise import RmsNorm, argmax
 from services.worker.engine.kernels.sites import LoraRuns, PackedAdapter, Site
@@ -24,7 +23,6 @@ __all__ = [
     "DecoderLayer",
     "DecoderLayers",
     "Kernels",
-    "LoraAdd",
     "LoraRuns",
     "PackedAdapter",
     "PackedCache",

@@ -4,7 +4,6 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,8 +119,3 @@ def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode, threads: int) -> Kernels:
     lanes = getattr(library, f"lm_lanes_{mode.name}")()
     step = 4 // mode.dtype.itemsize
     return Kernels(mode, mode.dtype, isa, threads, lanes, step, **{name: call(name) for name in _FUNCTIONS})
-
-
-def library_path(isa: Isa) -> Path | None:
-    """Where the library of `isa` lies; compiles it where needed."""
-    return build.build(isa)

@@ -112,26 +112,6 @@ class PackedLinear:
         return out
 
 
-class LoraAdd:
-    """Adds adapters to what something else computed at a site. Calls of one object must not overlap in time."""
-
-    def __init__(self, kernels: Kernels, site: Site) -> None:
-        self.site = site
-        self._kernels = kernels
-        self._struct = structs.Site(k=site.inputs, count=len(site.outputs))
-        for place, (outputs, offset) in enumerate(zip(site.outputs, site.offsets, strict=True)):
-            self._struct.segment[place] = structs.Segment(0, 0, outputs, offset)
-        self._job = structs.Linear(site=address_of(self._struct), add=1)
-
-    def __call__(self, y: Tensor, x: Tensor, runs: LoraRuns) -> None:
-        """Y [rows, width], in place; x [rows, inputs]. Rows of the base are not read."""
-        if not len(runs):
-            return
-        _fill(self._kernels, self._job, x, self.site.inputs, y, self.site.width, runs)
-        runs.fill(self._job.runs, self.site.index)
-        self._kernels.linear(self._job)
-
-
 def linear_bytes(kernels: Kernels, site: Site) -> int:
     """What a site's packed weights take of an arena."""
     return sum(packed_bytes(kernels, outputs, site.inputs) for outputs in site.outputs)

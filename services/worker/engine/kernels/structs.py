@@ -91,7 +91,6 @@ class Linear(ctypes.Structure):
     y_stride: int
     rows: int
     activation: int
-    add: int
     runs: Runs
     threads: int
 

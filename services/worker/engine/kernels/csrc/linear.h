@@ -58,8 +58,6 @@ struct Linear {
   bool gated;
   const LmRuns* runs;  // null when no row has an adapter
   Shrunk<Mode> shrunk;
-  const LmSite* following;  // the next site to be computed, whose first weights are fetched at the end; or null
-  bool following_gated;
 };
 
 // Enough for two panels of the deepest site, and what adapters add to a tile.
@@ -147,10 +145,6 @@ void linear_stage(Member& member, const Linear<Mode>& job, const Workbench& benc
       Panel panel = panels.at(next % panels.total());
       for (int64_t half = 0; half < halves; ++half)
         each(panel_weights<Mode>(site, panel, half), panel.blocks * block);
-    } else if (job.following && next - count < 2 * member.size()) {
-      Panel panel = Panels(*job.following, job.following_gated).at(member.id());
-      for (int64_t half = 0; half < (job.following_gated ? 2 : 1); ++half)
-        each(panel_weights<Mode>(*job.following, panel, half), panel.blocks * block_of<Mode>(job.following->k));
     }
   };
 
@@ -243,7 +237,7 @@ void store_tile(const LmSite& site, int64_t activation, int64_t row, int64_t row
     }
 }
 
-// One call from Python: base and adapters, or adapters alone.
+// One call from Python: base and adapters.
 template <class Mode>
 void linear(const LmLinear& job) {
   using Weight = typename Mode::Weight;
@@ -254,12 +248,6 @@ void linear(const LmLinear& job) {
   const int64_t stride = operand_stride(site.k);
   Shrunk<Mode> shrunk{nullptr, operand_stride(job.runs.width)};
   if (adapted) shrunk.data = scratch.take<Operand>(job.rows * shrunk.stride);
-
-  if (job.add) {
-    Operand* copies = scratch.take<Operand>(job.threads * kRowsAShrink * stride);
-    run_team(job.threads, [&](Member& member) { lora_add<Mode>(job, member, shrunk, copies, stride); });
-    return;
-  }
 
   const Weight* x = static_cast<const Weight*>(job.x);
   Weight* y = static_cast<Weight*>(job.y);
@@ -280,7 +268,7 @@ void linear(const LmLinear& job) {
         return {rows.data + row * rows.stride, rows.stride};
       });
     Linear<Mode> stage{&site,  rows,    job.rows, job.activation != kNone, adapted ? &job.runs : nullptr,
-                       shrunk, nullptr, false};
+                       shrunk};
     linear_stage<Mode>(member, stage, bench,
                        [&](int64_t row, int64_t count, const Panel& panel, const float* tile, const float* second) {
                          store_tile(site, job.activation, row, count, panel, tile, second, y, job.y_stride);

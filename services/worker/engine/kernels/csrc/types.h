@@ -69,7 +69,6 @@ struct LmLinear {
   int64_t y_stride;
   int64_t rows;
   int64_t activation;  // LmActivation; other than none, y = act(segment 0) * segment 1
-  int64_t add;         // not 0: y += what the adapters do, and the weights are not looked at
   LmRuns runs;
   int64_t threads;
 };

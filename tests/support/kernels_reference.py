@@ -1,4 +1,4 @@
-"""What each kernel computes, in torch and in float32: what tests compare with, and what runs where nothing compiles."""
+"""What each kernel computes, in torch and in float32."""
 
 from collections.abc import Sequence
 
