@@ -20,9 +20,9 @@ from bench.floor import linear_floor_tokens_per_second
 from bench.memory import resident_bytes
 from bench.workload import Workload, first_token_seconds, tokens_per_second
 from loramux.profile import home
-from services.worker.engine.config import EngineConfig
 from services.worker.engine.interface import AdapterFiles
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.engine_config import EngineConfig
+from services.worker.engine.local.local_engine import TorchEngine
 from tests.support.paths import BASE
 
 SLOTS = 64

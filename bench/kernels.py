@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.worker.engine.delta import Delta
-from services.worker.engine.kernels import (
+from services.worker.engine.local.adapters.delta import Delta
+from services.worker.engine.local.native.kernels import (
     Kernels,
     LoraRuns,
     PackedAdapter,

@@ -24,9 +24,9 @@ from bench import report
 from bench.adapters import make_adapters
 from bench.workload import Workload, tokens_per_second
 from loramux.profile import home
-from services.worker.engine.config import EngineConfig
 from services.worker.engine.interface import AdapterFiles
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.engine_config import EngineConfig
+from services.worker.engine.local.local_engine import TorchEngine
 from tests.support.paths import BASE
 
 HERE = Path(__file__).parent

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from bench.adapters import make_adapters
 from bench.memory import resident_bytes
 from loramux.profile import home
-from services.worker.engine.config import EngineConfig
 from services.worker.engine.interface import AdapterFiles, EngineRequest, Sampling
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.engine_config import EngineConfig
+from services.worker.engine.local.local_engine import TorchEngine
 from tests.support.paths import BASE
 
 ADAPTERS = 64

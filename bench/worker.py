@@ -14,8 +14,8 @@ import torch
 
 from bench import report
 from bench.workload import Workload, tokens_per_second
-from services.worker.engine.config import EngineConfig
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.engine_config import EngineConfig
+from services.worker.engine.local.local_engine import TorchEngine
 from tests.support.paths import BASE
 from tests.support.worker import (
     WorkerClient,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from services.worker.engine.interface import AdapterFiles, EngineRequest, Sampling
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.local_engine import TorchEngine
 
 
 @dataclass(frozen=True)

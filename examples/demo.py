@@ -16,7 +16,7 @@ from rich.table import Table
 
 import loramux
 from loramux import errors
-from loramux.cli.embedded import Embedded, EmbeddedConfig, Event
+from loramux.cli.embedded.embedded_services import Embedded, EmbeddedConfig, Event
 from loramux.localhub import LocalHub, running
 
 ADAPTERS = Path(__file__).parent / "adapters"

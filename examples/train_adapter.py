@@ -1,6 +1,6 @@
 """Trains one of the example LoRA adapters on SmolLM2-135M-Instruct, on a CPU, in under three minutes.
 
-python -m services.worker.prepare_base
+python -m services.worker.base.prepare_base
 python examples/train_adapter.py --recipe pirate --out /tmp/pirate
 """
 
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from anywhere, installed or not
-from services.worker.base_folder import default_folder, is_complete
+from services.worker.base.base_folder import default_folder, is_complete
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DATA = Path(__file__).parent / "data"
@@ -244,7 +244,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not is_complete(options.base):
-        print(f"error: no base model in {options.base}; make it with: python -m services.worker.prepare_base")
+        print(
+            f"error: no base model in {options.base}; make it with: python -m services.worker.base.prepare_base"
+        )
         return 1
     recipe = RECIPES[options.recipe]
     model, outcome = train(recipe, options.base, options.seed)

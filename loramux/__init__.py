@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loramux.client import Client
-    from loramux.deployments import DeploymentFailedError
     from loramux.results import Chunk, Completion, FinishReason
     from loramux.sync_client import SyncClient
+    from loramux.waiting import DeploymentFailedError
 
 __all__ = ["Chunk", "Client", "Completion", "DeploymentFailedError", "FinishReason", "SyncClient"]
 
@@ -17,7 +17,7 @@ _HOMES = {
     "Chunk": "loramux.results",
     "Client": "loramux.client",
     "Completion": "loramux.results",
-    "DeploymentFailedError": "loramux.deployments",
+    "DeploymentFailedError": "loramux.waiting",
     "FinishReason": "loramux.results",
     "SyncClient": "loramux.sync_client",
 }

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from loramux import connection, deployments, errors, requests
+from loramux import connection, errors, request_messages, waiting
 from loramux.account.v1 import account_pb2, account_pb2_grpc
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from loramux.inference.v1 import inference_pb2_grpc
@@ -67,11 +67,11 @@ class Client:
         model: str,
         prompt: str | None = None,
         *,
-        messages: Sequence[requests.Message] | None = None,
+        messages: Sequence[request_messages.Message] | None = None,
         token_ids: Sequence[int] | None = None,
         request_id: str = "",
         timeout: float | None = None,
-        **sampling: Unpack[requests.Sampling],
+        **sampling: Unpack[request_messages.Sampling],
     ) -> GenerateStream:
         """Start an answer of a base model or a deployment (`account/name`).
 
@@ -79,7 +79,7 @@ class Client:
         `token_ids`. `request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
         for the whole stream. Raises ValueError or TypeError on arguments that have no form on the wire.
         """
-        request = requests.generate(
+        request = request_messages.generate(
             model, prompt, messages=messages, token_ids=token_ids, request_id=request_id, sampling=sampling
         )
         stub = inference_pb2_grpc.InferenceServiceStub(self._channel())
@@ -110,7 +110,7 @@ class Client:
         An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
         `hub_token` is for private and gated repositories.
         """
-        request = requests.create_deployment(deployment_id, hub_repo, revision, hub_token, base_model)
+        request = request_messages.create_deployment(deployment_id, hub_repo, revision, hub_token, base_model)
         return (await self._call(self._deployments().CreateDeployment, request)).deployment
 
     async def get_deployment(self, name: str) -> deployment_pb2.Deployment:
@@ -173,7 +173,7 @@ class Client:
         `on_change` is told every state on the way.
         Raises DeploymentFailedError when it never will, DeadlineExceededError after `timeout` seconds.
         """
-        wait = deployments.Wait(name, timeout)
+        wait = waiting.Wait(name, timeout)
         while True:
             try:
                 async for deployment in self.watch_deployment(name, timeout=wait.seconds_left()):
@@ -231,7 +231,7 @@ class Client:
         self, *, account_id: str = "", start: datetime | None = None, end: datetime | None = None
     ) -> account_pb2.GetBillResponse:
         """Usage summed by model and price, from `start` (None: the account's beginning) to `end` (None: now)."""
-        return await self._call(self._accounts().GetBill, requests.get_bill(account_id, start, end))
+        return await self._call(self._accounts().GetBill, request_messages.get_bill(account_id, start, end))
 
     async def create_account(
         self,
@@ -243,14 +243,14 @@ class Client:
         tokens_per_minute: int | None = None,
     ) -> account_pb2.Account:
         """Operator. A limit that is None takes the operator's default."""
-        request = requests.create_account(
+        request = request_messages.create_account(
             account_id, credit_pico_usd, max_in_flight, requests_per_minute, tokens_per_minute
         )
         return (await self._call(self._accounts().CreateAccount, request)).account
 
     async def grant_credit(self, account_id: str, amount_pico_usd: int) -> account_pb2.Account:
         """Operator. Adds to the account's credit; a retry adds nothing twice."""
-        request = requests.grant_credit(account_id, amount_pico_usd)
+        request = request_messages.grant_credit(account_id, amount_pico_usd)
         return (await self._call(self._accounts().GrantCredit, request)).account
 
     def _channel(self) -> grpc.aio.Channel:

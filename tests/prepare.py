@@ -7,7 +7,9 @@ from tests.support.paths import BASE
 
 
 def main() -> None:
-    subprocess.run([sys.executable, "-m", "services.worker.prepare_base", "--out", str(BASE)], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "services.worker.base.prepare_base", "--out", str(BASE)], check=True
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loramux.cli import account, chat, deployments, generate, hub, keys, models, up, usage
+from loramux.cli.commands import account, chat, deployments, generate, hub, keys, models, up, usage
 from loramux.cli.session import Connect, RootGroup
 
 app = typer.Typer(

@@ -74,7 +74,7 @@ def _report(problem: Exception) -> int | None:
     if isinstance(problem, (typer.TyperException, typer.Exit, typer.Abort, BrokenPipeError)):
         return None
     from loramux import errors
-    from loramux.cli.supervision import EmbeddedError
+    from loramux.cli.embedded.supervision import EmbeddedError
     from loramux.connection import MissingSettingError
 
     match problem:

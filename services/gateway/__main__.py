@@ -17,28 +17,28 @@ from services.common.clock import Clock, SystemClock
 from services.common.database import open_database
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
-from services.gateway import account_servicer, deployment_forwarder, inference_servicer
-from services.gateway.account_servicer import AccountServicer
-from services.gateway.accounts import Accounts
+from services.gateway.accounts.accounts import Accounts
+from services.gateway.accounts.auth import Authenticator
+from services.gateway.accounts.keys import Keys
 from services.gateway.admission import Admissions
-from services.gateway.auth import Authenticator
 from services.gateway.billing.ledger import Ledger
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.usage import UsageRecords
-from services.gateway.database import Transactions
-from services.gateway.deployment_forwarder import DeploymentForwarder
-from services.gateway.fleet_client import FleetClient
 from services.gateway.generate import Generate
-from services.gateway.inference_servicer import InferenceServicer
-from services.gateway.keys import Keys
-from services.gateway.limits.interface import Limits
-from services.gateway.limits.memory import MemoryLimiter
+from services.gateway.limits.limiter import Limits
+from services.gateway.limits.memory_limiter import MemoryLimiter
+from services.gateway.prompts.tokenizer_cache import TokenizerCache
 from services.gateway.routes import RouteTable, RouteUpdate
+from services.gateway.rpc import account_servicer, deployment_servicer, inference_servicer
+from services.gateway.rpc.account_servicer import AccountServicer
+from services.gateway.rpc.deployment_servicer import DeploymentForwarder
+from services.gateway.rpc.inference_servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
-from services.gateway.tokenizer_cache import TokenizerCache
-from services.gateway.worker_client import WorkerClient
+from services.gateway.storage.transactions import Transactions
+from services.gateway.upstream.routing_client import FleetClient
+from services.gateway.upstream.worker_client import WorkerClient
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
 # How long the start waits for the registry: a gateway that knows routes and tokenizers is of more use, and can then
 # do without it. One whose registry is away serves anyway, and learns later.
@@ -195,7 +195,7 @@ def _bindings(
             lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
         ),
         ServiceBinding(
-            deployment_forwarder.NAME,
+            deployment_servicer.NAME,
             lambda server: deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(deployments, server),
         ),
         ServiceBinding(

@@ -10,18 +10,18 @@ from typing import NoReturn
 
 from services.common import logs
 from services.common.clock import Clock
+from services.common.shielding import to_the_end
 from services.gateway.billing.ledger import Ledger
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.rules import Ending, OpenRequest, Outcome, charge
 from services.gateway.job import Job, Summary
-from services.gateway.limits.interface import (
+from services.gateway.limits.limiter import (
     LEASE_SECONDS,
     RENEW_SECONDS,
     Lease,
     Limiter,
     Limits,
 )
-from services.gateway.shielding import to_the_end
 
 # Of a choice's max_tokens, how many are taken from the token rate at admission. A request that asks for the whole context
 # and uses little of it would otherwise fill the rate of an account that has spent nothing.

@@ -7,16 +7,16 @@ from typing import Protocol
 
 from services.common import errors, logs
 from services.gateway import placement
+from services.gateway.accounts.auth import Authenticator
 from services.gateway.admission import Admission, Admissions
-from services.gateway.auth import Authenticator
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.rules import charge
 from services.gateway.job import Choice, Job, Produced, Summary
-from services.gateway.limits.interface import Limits
-from services.gateway.requests import GenerateRequest, Prompt
+from services.gateway.limits.limiter import Limits
+from services.gateway.prompts.tokenizer_cache import TokenizerCache
+from services.gateway.request import GenerateRequest, Prompt
 from services.gateway.routes import RouteTable, Target, Worker
-from services.gateway.tokenizer_cache import TokenizerCache
-from services.gateway.upstream import RelayedError
+from services.gateway.upstream.relayed import RelayedError
 from services.gateway.validate import check_prompt, check_request, complete_sampling
 
 Deliver = Callable[[object], Awaitable[None]]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from services.gateway.limits.interface import Pool, PoolKind
-from services.gateway.requests import Sampling
+from services.gateway.limits.limiter import Pool, PoolKind
+from services.gateway.request import Sampling
 from services.gateway.routes import Target
 
 

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Iterable
 
 from services.common import errors
-from services.gateway.names import check_request_id
-from services.gateway.requests import ChatPrompt, GenerateRequest, Prompt, Sampling, TextPrompt, TokenPrompt
+from services.gateway.accounts.names import check_request_id
+from services.gateway.request import ChatPrompt, GenerateRequest, Prompt, Sampling, TextPrompt, TokenPrompt
 
 DEFAULT_MAX_TOKENS = 1_024
 

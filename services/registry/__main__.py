@@ -11,27 +11,27 @@ from services.common.clock import SystemClock
 from services.common.database import open_database
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
-from services.registry import deployment_servicer, fleet_servicer
-from services.registry.admission import Admission
-from services.registry.base_files import resolve_base
-from services.registry.base_list import BaseListError, read_base_list
-from services.registry.book import DeploymentBook
-from services.registry.catalog import Catalog
-from services.registry.changes import Changes
-from services.registry.deployment_servicer import DeploymentServicer
-from services.registry.deployments import Deployments
-from services.registry.fleet import Fleet
-from services.registry.fleet_servicer import FleetServicer
+from services.registry.admission.adapter_admission import Admission
+from services.registry.bases.base_list import BaseListError, read_base_list
+from services.registry.bases.catalog import Catalog
+from services.registry.bases.source_files import resolve_base
+from services.registry.deployments.book import DeploymentBook
+from services.registry.deployments.changes import Changes
+from services.registry.deployments.operations import Deployments
+from services.registry.deployments.rollout import Rollouts
+from services.registry.deployments.sealing import Sealer
+from services.registry.fleet.fleet import Fleet
+from services.registry.fleet.load_client import WorkerClient
+from services.registry.fleet.roster import Roster, keep_leases
+from services.registry.fleet.route_log import Routes
 from services.registry.hub_reader import HubReader
-from services.registry.rollout import Rollouts
-from services.registry.roster import Roster, keep_leases
-from services.registry.routes import Routes
-from services.registry.sealing import Sealer
+from services.registry.rpc import deployment_servicer, fleet_servicer
+from services.registry.rpc.deployment_servicer import DeploymentServicer
+from services.registry.rpc.fleet_servicer import FleetServicer
 from services.registry.settings import RegistrySettings
-from services.registry.store import Store
-from services.registry.worker_client import WorkerClient
+from services.registry.storage.store import Store
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
 
 _log = logs.get_logger(__name__)
 

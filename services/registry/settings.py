@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings
-from services.registry.sealing import KEY_BYTES
+from services.registry.deployments.sealing import KEY_BYTES
 
 
 class RegistrySettings(ServiceSettings):

@@ -16,18 +16,18 @@ from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
 from services.common import internal, logs
 from services.common.hub import HubClient
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
-from services.worker.adapter_store import AdapterStore, FolderInUseError
-from services.worker.adapters import Adapters
-from services.worker.base_files import StartRefusedError, base_folder
-from services.worker.generate import Generator
+from services.worker.adapters.adapter_store import AdapterStore, FolderInUseError
+from services.worker.adapters.ready_adapters import Adapters
+from services.worker.base.base_files import StartRefusedError, base_folder
+from services.worker.generator import Generator
 from services.worker.lease_client import Lease, Load
 from services.worker.metrics import serve_metrics
 from services.worker.registry_client import RegistryClient
-from services.worker.servicer import WorkerServicer
 from services.worker.settings import WorkerSettings
+from services.worker.worker_servicer import WorkerServicer
 
 if TYPE_CHECKING:
-    from services.worker.engine.torch_engine import TorchEngine
+    from services.worker.engine.local.local_engine import TorchEngine
 
 _PROBE_TEXT = "Hello"
 
@@ -104,9 +104,9 @@ async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine"
     started = time.monotonic()
     _log.info("engine_starting", folder=str(folder), device=settings.device, dtype=settings.dtype)
     # Seconds of import: not for --help, and not while the registry is away.
-    from services.worker.engine.attention import UnsupportedModelError  # noqa: PLC0415
-    from services.worker.engine.config import EngineConfig  # noqa: PLC0415
-    from services.worker.engine.torch_engine import TorchEngine  # noqa: PLC0415
+    from services.worker.engine.local.engine_config import EngineConfig  # noqa: PLC0415
+    from services.worker.engine.local.local_engine import TorchEngine  # noqa: PLC0415
+    from services.worker.engine.local.torch_form.torch_attention import UnsupportedModelError  # noqa: PLC0415
 
     config = EngineConfig(
         base_folder=folder,

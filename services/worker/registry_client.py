@@ -8,7 +8,7 @@ import grpc.aio
 from loramux.errors import from_rpc_error
 from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
 from services.common import errors, interceptors, internal, logs
-from services.worker.base_files import BaseSource, StartRefusedError
+from services.worker.base.base_files import BaseSource, StartRefusedError
 
 _ASK_SECONDS = 10.0
 _FIRST_WAIT = 0.2

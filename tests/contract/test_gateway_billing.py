@@ -11,11 +11,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.errors import InvalidFieldError, NoCreditError, NotFoundError
-from services.gateway import tables
-from services.gateway.accounts import AccountLimits
+from services.gateway.accounts.accounts import AccountLimits
 from services.gateway.billing.ledger import Balance
 from services.gateway.billing.money import INT64_MAX
 from services.gateway.billing.rules import Outcome
+from services.gateway.storage import tables
 from tests.support.gateway_books import CREDIT, DATABASES, Books, open_books
 
 

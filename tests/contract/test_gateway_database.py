@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.database import open_database
 from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFoundError, UnauthenticatedError
-from services.gateway import tables
 from services.gateway.__main__ import MIGRATIONS
-from services.gateway.accounts import AccountLimits, Accounts
-from services.gateway.auth import Authenticator
-from services.gateway.database import Transactions
-from services.gateway.keys import Keys, hash_of
-from services.gateway.limits.interface import Limits
+from services.gateway.accounts.accounts import AccountLimits, Accounts
+from services.gateway.accounts.auth import Authenticator
+from services.gateway.accounts.keys import Keys, hash_of
+from services.gateway.limits.limiter import Limits
+from services.gateway.storage import tables
+from services.gateway.storage.transactions import Transactions
 from tests.support.gateway_clock import ManualClock
 
 OPERATOR_KEY = "lmx_operator"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from services.common.errors import AboveLimitError, LimitReachedError
-from services.gateway.limits.interface import (
+from services.gateway.limits.limiter import (
     LEASE_SECONDS,
     RENEW_SECONDS,
     Lease,
@@ -18,7 +18,7 @@ from services.gateway.limits.interface import (
     Pool,
     PoolKind,
 )
-from services.gateway.limits.memory import MemoryLimiter
+from services.gateway.limits.memory_limiter import MemoryLimiter
 from tests.support.gateway_clock import ManualClock
 
 POOL = Pool("acme", "base", PoolKind.LORA)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway import tables
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.rules import Outcome
+from services.gateway.storage import tables
 from tests.support.gateway_books import DATABASES, PRICE, Books, open_books
 
 

@@ -8,8 +8,9 @@ import pytest
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
-from services.registry import adapter_config, patterns
-from services.registry.base_model import BaseModel, Price, Tokenizer
+from services.common.adapters import patterns
+from services.registry.admission import base_rules
+from services.registry.bases.base_model import BaseModel, Price, Tokenizer
 
 BASE = BaseModel(
     name="tiny",
@@ -49,9 +50,9 @@ def test_every_setting_of_peft_is_known_to_be_applied_inert_or_off_by_default(tm
         written(tmp_path, LoraConfig(base_model_name_or_path="org/Tiny", target_modules=["q_proj"]))
     )
     fields = {field.name for field in dataclasses.fields(LoraConfig)}
-    assert fields >= adapter_config.APPLIED | adapter_config.INERT
-    for key in fields - adapter_config.APPLIED - adapter_config.INERT:
-        assert adapter_config._is_default(key, config.get(key)), key
+    assert fields >= base_rules.APPLIED | base_rules.INERT
+    for key in fields - base_rules.APPLIED - base_rules.INERT:
+        assert base_rules._is_default(key, config.get(key)), key
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_every_setting_of_peft_is_known_to_be_applied_inert_or_off_by_default(tm
 )
 def test_what_peft_writes_of_what_is_applied_passes(tmp_path: Path, config: LoraConfig) -> None:
     config.base_model_name_or_path = "org/Tiny"
-    assert adapter_config.parse_config(written(tmp_path, config), BASE).r == config.r
+    assert base_rules.parse_config(written(tmp_path, config), BASE).r == config.r
 
 
 @pytest.mark.parametrize("keys", PATTERNS)

@@ -13,11 +13,11 @@ import pytest
 from safetensors import safe_open
 
 from services.common.errors import InvalidFieldError
-from services.registry.adapter_config import parse_config
-from services.registry.adapter_header import AdapterModules, check_header
-from services.registry.base_files import resolve_base
-from services.registry.base_list import read_base_list
-from services.registry.base_model import BaseModel
+from services.registry.admission.base_rules import parse_config
+from services.registry.admission.header_check import AdapterModules, check_header
+from services.registry.bases.base_list import read_base_list
+from services.registry.bases.base_model import BaseModel
+from services.registry.bases.source_files import resolve_base
 from services.registry.hub_reader import HubReader
 from tests.support.models import write_tiny_base
 from tests.support.registry import HUB_ID, Shapes, base_list, safetensors

@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.database import open_database
 from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
-from services.registry import lifecycle
 from services.registry.__main__ import MIGRATIONS
-from services.registry.deployment import Adapter, AdapterVersion, Deployment, Failure, State
-from services.registry.roster import Roster
-from services.registry.store import RequestKey, Store
-from services.registry.tables import adapter_versions, metadata
-from services.registry.workers import Registration
+from services.registry.deployments import lifecycle
+from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+from services.registry.fleet.roster import Roster
+from services.registry.fleet.worker import Registration
+from services.registry.storage.store import RequestKey, Store
+from services.registry.storage.tables import adapter_versions, metadata
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 VERSION = AdapterVersion("org/a", "c" * 40, "1" * 64, "2" * 64, 3 * 2**31, 8, ("q_proj", "v_proj"))

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loramux
 from loramux import errors
-from loramux.cli.base_models import SMOLLM2
-from loramux.cli.embedded import Embedded, EmbeddedConfig
+from loramux.cli.embedded.base_models import SMOLLM2
+from loramux.cli.embedded.embedded_services import Embedded, EmbeddedConfig
 from loramux.localhub import LocalHub, running
 from loramux.localhub.faults import Fault, HubRequest, Tamper
 from loramux.streams import GenerateStream

@@ -8,10 +8,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from services.worker.engine.adapter import LoadedAdapter
-from services.worker.engine.adapter_files import AdapterLoader
 from services.worker.engine.interface import AdapterFiles
-from services.worker.engine.probe import LinearModule, ModelProbe, NormModule, linear_bias, linear_weight
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
+from services.worker.engine.local.adapters.loader import AdapterLoader
+from services.worker.engine.local.model.probe import (
+    LinearModule,
+    ModelProbe,
+    NormModule,
+    linear_bias,
+    linear_weight,
+)
 
 Q = "model.layers.0.self_attn.q_proj"
 DOWN = "model.layers.11.mlp.down_proj"

@@ -10,10 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.worker.engine.adapter import LoadedAdapter
-from services.worker.engine.adapter_files import AdapterLoader
-from services.worker.engine.block_pool import BlockPool
-from services.worker.engine.config import EngineConfig
 from services.worker.engine.interface import (
     AdapterFiles,
     EngineRequest,
@@ -21,13 +17,17 @@ from services.worker.engine.interface import (
     Sampling,
     TokenLogprob,
 )
-from services.worker.engine.model import load_base_model
-from services.worker.engine.probe import probe_model
-from services.worker.engine.runner import make_runner
-from services.worker.engine.scheduler import Scheduler
-from services.worker.engine.sequence import Sequence as EngineSequence
-from services.worker.engine.streams import OutputStream
-from services.worker.engine.torch_engine import TorchEngine
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
+from services.worker.engine.local.adapters.loader import AdapterLoader
+from services.worker.engine.local.engine_config import EngineConfig
+from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.model.base_weights import load_base_model
+from services.worker.engine.local.model.probe import probe_model
+from services.worker.engine.local.output_streams import OutputStream
+from services.worker.engine.local.runner import make_runner
+from services.worker.engine.local.schedule.block_pool import BlockPool
+from services.worker.engine.local.schedule.scheduler import Scheduler
+from services.worker.engine.local.schedule.sequence import Sequence as EngineSequence
 
 # pytest-xdist has a process for each core; threads of several would wait for one another at every barrier.
 torch.set_num_threads(1)

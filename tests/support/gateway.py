@@ -16,7 +16,7 @@ from loramux.deployment.v1 import deployment_pb2_grpc
 from loramux.inference.v1 import inference_pb2, inference_pb2_grpc, sampling_pb2
 from services.common.clock import Clock, SystemClock
 from services.gateway.__main__ import Gateway, running
-from services.gateway.keys import hash_of
+from services.gateway.accounts.keys import hash_of
 from services.gateway.settings import GatewaySettings
 from tests.support.gateway_registry import BASE, ScriptedRegistry, serving_registry, worker_route
 from tests.support.gateway_worker import ScriptedWorker, serving_worker

@@ -9,15 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import open_database
-from services.gateway import tables
 from services.gateway.__main__ import MIGRATIONS
-from services.gateway.accounts import AccountLimits, Accounts
+from services.gateway.accounts.accounts import AccountLimits, Accounts
 from services.gateway.billing.ledger import Balance, Ledger
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.rules import Ending, OpenRequest, Outcome
 from services.gateway.billing.usage import UsageRecords
-from services.gateway.database import Transactions
+from services.gateway.storage import tables
+from services.gateway.storage.transactions import Transactions
 from tests.support.gateway_clock import ManualClock
 
 PRICE = TokenPrice(prompt=10, completion=100)

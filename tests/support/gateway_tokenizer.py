@@ -2,7 +2,7 @@
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from services.gateway.text import TokenizerFiles
+from services.gateway.prompts.prompt_encoder import TokenizerFiles
 
 VOCABULARY = 258
 BEGIN, END = 256, 257

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.worker.engine.kernels import Kernels, load_kernels
-from services.worker.engine.kernels.build import Isa, Mode, usable_isas
+from services.worker.engine.local.native.kernels import Kernels, load_kernels
+from services.worker.engine.local.native.kernels.build import Isa, Mode, usable_isas
 
 BEST = usable_isas()[0]
 MODES = [pytest.param((BEST, mode), id=mode.name) for mode in BEST.modes]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.worker.engine.delta import Delta
-from services.worker.engine.kernels.linear import Activation
+from services.worker.engine.local.adapters.delta import Delta
+from services.worker.engine.local.native.kernels.linear import Activation
 
 
 def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:

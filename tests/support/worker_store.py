@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loramux.localhub import LocalHub, running
+from services.common.adapters.version import CONFIG, WEIGHTS, AdapterVersion, digest_of
 from services.common.hub import HubClient
-from services.worker.adapter_store import AdapterStore
-from services.worker.adapter_version import CONFIG, WEIGHTS, AdapterVersion, digest_of
+from services.worker.adapters.adapter_store import AdapterStore
 
 SIZE = 1000
 

@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common import errors
 from services.common.clock import Clock
-from services.gateway import tables
 from services.gateway.billing.money import INT64_MAX
 from services.gateway.billing.rules import Ending, OpenRequest, charge
 from services.gateway.billing.usage import insert_usage, request_of, request_values
-from services.gateway.database import Transactions
+from services.gateway.storage import tables
+from services.gateway.storage.transactions import Transactions
 
 
 @dataclass(frozen=True)

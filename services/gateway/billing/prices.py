@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock
-from services.gateway import tables
 from services.gateway.billing.money import TokenPrice
-from services.gateway.database import Transactions
+from services.gateway.storage import tables
+from services.gateway.storage.transactions import Transactions
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.gateway import tables
+from services.gateway.accounts.paging import Place
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.rules import Ending, OpenRequest, Outcome
-from services.gateway.database import Transactions
-from services.gateway.paging import Place
+from services.gateway.storage import tables
+from services.gateway.storage.transactions import Transactions
 
 # What sqlalchemy types a row of a whole table as.
 Row = sa.Row[tuple[object, ...]]

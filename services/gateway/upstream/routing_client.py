@@ -1,0 +1,153 @@
+"""The gateway's calls to the registry's FleetService."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+import grpc
+import grpc.aio
+
+from loramux.deployment.v1 import deployment_pb2
+from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from services.common import errors, internal, logs
+from services.gateway.billing.money import TokenPrice
+from services.gateway.prompts.prompt_encoder import TokenizerFiles
+from services.gateway.routes import (
+    AdapterVersion,
+    BaseModel,
+    Deployment,
+    DeploymentState,
+    Failure,
+    RouteUpdate,
+    Worker,
+)
+
+if TYPE_CHECKING:
+    # A name of the stubs alone: at runtime the sync stub serves both.
+    from loramux.fleet.v1.fleet_pb2_grpc import FleetServiceAsyncStub
+
+_RECONNECT_SECONDS = 0.2
+_STATES = {
+    deployment_pb2.STATE_INITIALIZING: DeploymentState.LOADING,
+    deployment_pb2.STATE_DEPLOYING: DeploymentState.LOADING,
+    deployment_pb2.STATE_RUNNING: DeploymentState.RUNNING,
+    deployment_pb2.STATE_FAILED: DeploymentState.FAILED,
+    deployment_pb2.STATE_DELETED: DeploymentState.DELETED,
+}
+
+_log = logs.get_logger(__name__)
+
+
+class FleetClient:
+    """Watches routes and fetches tokenizers."""
+
+    def __init__(self, calls: internal.InternalCalls, channel: grpc.aio.Channel) -> None:
+        self._calls = calls
+        self._stub: FleetServiceAsyncStub = fleet_pb2_grpc.FleetServiceStub(channel)
+
+    async def watch_routes(self, take: Callable[[RouteUpdate], None]) -> NoReturn:
+        """Hand every message of the registry to `take`; reconnect for ever."""
+        while True:
+            try:
+                call = self._stub.WatchRoutes(
+                    fleet_pb2.WatchRoutesRequest(),
+                    metadata=self._calls.metadata(),
+                    wait_for_ready=True,
+                )
+                async for message in call:
+                    take(_update(message))
+                _log.info("routes_watch_ended")
+            except grpc.aio.AioRpcError as error:
+                _log.warning("routes_watch_lost", code=error.code().name, details=error.details())
+            # A registry that ends every watch at once must not be called in a tight loop.
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def tokenizer(self, base_model: str) -> TokenizerFiles:
+        """A base model's tokenizer. Raises UnavailableError when the registry does not hand it out."""
+        call = self._stub.GetTokenizer(
+            fleet_pb2.GetTokenizerRequest(base_model=base_model),
+            metadata=self._calls.metadata(),
+        )
+        pieces: list[fleet_pb2.GetTokenizerResponse] = []
+        try:
+            pieces = [piece async for piece in call]
+        except grpc.aio.AioRpcError as error:
+            _log.warning("tokenizer_fetch_failed", code=error.code().name, details=error.details())
+        if not pieces:
+            raise errors.UnavailableError(
+                "TOKENIZER_UNAVAILABLE",
+                f"the tokenizer of {base_model} cannot be fetched from the registry now",
+                retry_after=1.0,
+            )
+        return TokenizerFiles(
+            commit=pieces[0].commit,
+            chat_template=pieces[0].chat_template,
+            special_tokens=dict(pieces[0].special_tokens),
+            tokenizer_json=b"".join(piece.tokenizer_json for piece in pieces),
+        )
+
+
+def _update(message: fleet_pb2.WatchRoutesResponse) -> RouteUpdate:
+    return RouteUpdate(
+        snapshot=message.snapshot,
+        base_models=[_base_model(route.base_model) for route in message.base_models],
+        deployments=[_deployment(route) for route in message.deployments],
+        removed_deployments=list(message.removed_deployments),
+        workers=[_worker(route) for route in message.workers],
+        removed_workers=list(message.removed_workers),
+    )
+
+
+def _base_model(base: deployment_pb2.BaseModel) -> BaseModel:
+    return BaseModel(
+        name=base.name,
+        commit=base.commit,
+        context_length=base.context_length,
+        price=TokenPrice(
+            prompt=base.price.prompt_pico_usd_per_token,
+            completion=base.price.completion_pico_usd_per_token,
+        ),
+    )
+
+
+def _deployment(route: fleet_pb2.DeploymentRoute) -> Deployment:
+    return Deployment(
+        name=route.name,
+        uid=route.uid,
+        account=route.account_id,
+        base_model=route.base_model,
+        # A state that this gateway is too old to know is not one to serve from.
+        state=_STATES.get(route.state, DeploymentState.LOADING),
+        failure=Failure(
+            reason=route.failure.reason,
+            message=route.failure.message,
+            metadata=dict(route.failure.metadata),
+        ),
+        adapter=_adapter(route.adapter) if route.HasField("adapter") else None,
+    )
+
+
+def _adapter(ref: fleet_pb2.AdapterRef) -> AdapterVersion:
+    return AdapterVersion(
+        digest=ref.digest,
+        hub_repo=ref.hub_repo,
+        commit=ref.commit,
+        config_sha256=ref.config_sha256,
+        weights_sha256=ref.weights_sha256,
+        size_bytes=ref.size_bytes,
+        deployment_uid=ref.deployment_uid,
+    )
+
+
+def _worker(route: fleet_pb2.WorkerRoute) -> Worker:
+    registration, report = route.registration, route.report
+    return Worker(
+        id=registration.worker_id,
+        address=registration.address,
+        base_model=registration.base_model,
+        max_sequences=registration.max_sequences,
+        resident=frozenset(report.resident_digests),
+        running=report.running_sequences,
+        waiting=report.waiting_sequences,
+        draining=report.draining,
+    )

@@ -1,0 +1,122 @@
+"""Whether an adapter's tensors fit the base: read off the header alone, before any weights are fetched.
+
+The tensors decide which modules LoRA adapts. Every tensor must be used, and none that is needed may be missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.common.adapters import refusals
+from services.common.adapters.refusals import tensors_invalid, unsupported
+from services.common.errors import InvalidFieldError
+from services.registry.admission.base_rules import AdapterConfig
+from services.registry.admission.expected_tensors import GOES_WITH, are_lora, slots_of, split_name
+from services.registry.admission.safetensors_header import HeaderError, TensorEntry, parse_header
+from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind
+
+NAME = refusals.WEIGHTS
+
+_DTYPES = ("F32", "F16", "BF16")
+_NEED_PERMISSION = (ModuleKind.LINEAR, ModuleKind.EMBEDDING, ModuleKind.OUTPUT)
+
+
+@dataclass(frozen=True)
+class AdapterModules:
+    """What the adapter changes."""
+
+    rank: int
+    """The largest among the modules that LoRA adapts."""
+    target_modules: tuple[str, ...]
+    """Last parts of the paths of modules that have LoRA, are saved whole or have rows of tokens; sorted."""
+
+
+def check_header(header: bytes, *, file_size: int, config: AdapterConfig, base: BaseModel) -> AdapterModules:
+    """Check the JSON header of an adapter's weights in full. Raises InvalidFieldError, naming the tensor."""
+    try:
+        tensors = parse_header(header, file_size=file_size)
+    except HeaderError as error:
+        raise not_safetensors(error) from None
+    modules = _by_module(tensors)
+    adapted = {path for path, parts in modules.items() if are_lora(parts)}
+    if not adapted:
+        raise tensors_invalid("", "without LoRA weights", "a file with LoRA weights of at least one module")
+    for path, parts in modules.items():
+        if path not in base.modules:
+            raise tensors_invalid("module", path, f"a module of base model {base.name}")
+        _check_module(path, parts, config, base)
+    for path in base.modules:
+        if path not in modules:  # without any tensor, though the config may ask for some
+            _check_module(path, {}, config, base)
+    changed = adapted | config.saved | config.rows.counts.keys()
+    return AdapterModules(
+        max(config.rank_of(path) for path in adapted),
+        tuple(sorted({path.rpartition(".")[2] for path in changed})),
+    )
+
+
+def not_safetensors(error: HeaderError) -> InvalidFieldError:
+    """The refusal of a file whose header cannot be read."""
+    return tensors_invalid("", str(error), "a whole safetensors file")
+
+
+def _by_module(tensors: Mapping[str, TensorEntry]) -> dict[str, dict[str, TensorEntry]]:
+    modules: dict[str, dict[str, TensorEntry]] = {}
+    for name, tensor in tensors.items():
+        split = split_name(name)
+        if split is None:
+            raise tensors_invalid(
+                "tensor name",
+                name,
+                f"base_model.model.<module path>. and one of {', '.join(GOES_WITH)}; nothing would use this tensor",
+            )
+        if tensor.dtype not in _DTYPES:
+            raise tensors_invalid(f"dtype of {name}", tensor.dtype, f"one of {', '.join(_DTYPES)}")
+        path, part = split
+        modules.setdefault(path, {})[part] = tensor
+    return modules
+
+
+def _check_module(
+    path: str, parts: Mapping[str, TensorEntry], config: AdapterConfig, base: BaseModel
+) -> None:
+    module = base.modules[path]
+    adapted = are_lora(parts)
+    if adapted:
+        _check_combination(path, module, config)
+    slots = slots_of(path, module, config, adapted=adapted)
+    for part in parts:
+        if part not in slots:
+            raise tensors_invalid(
+                "tensor name",
+                f"base_model.model.{path}.{part}",
+                f"one that would be used: {part} goes with {GOES_WITH[part]}",
+            )
+    if adapted or path in config.saved or path in config.rows.counts:
+        _check_permission(path, module, base)
+    for part, slot in slots.items():
+        tensor = parts.get(part)
+        if tensor is None and slot.required:
+            raise tensors_invalid(
+                f"{path}.{part}", "missing", f"there, with shape {list(slot.shape)}, {slot.origin}"
+            )
+        if tensor is not None and tensor.shape != slot.shape:
+            raise tensors_invalid(
+                f"shape of {path}.{part}", list(tensor.shape), f"{list(slot.shape)}, {slot.origin}"
+            )
+
+
+def _check_combination(path: str, module: BaseModule, config: AdapterConfig) -> None:
+    """What PEFT gives no meaning to, or one that depends on the order in which it wraps the module."""
+    if path in config.saved:
+        raise unsupported("modules_to_save", path, "modules without LoRA weights")
+    if path in config.rows.modules:
+        raise unsupported("trainable_token_indices", path, "about modules without LoRA weights")
+    if config.lora_bias and module.kind is ModuleKind.EMBEDDING:
+        raise unsupported("lora_bias", value=True, bound=f"false where LoRA is on {path}, an embedding")
+
+
+def _check_permission(path: str, module: BaseModule, base: BaseModel) -> None:
+    if module.kind in _NEED_PERMISSION and path.rpartition(".")[2] not in base.target_modules:
+        raise tensors_invalid(
+            "module", path, f"one of {', '.join(base.target_modules)}, which this base lets be adapted"
+        )

@@ -1,6 +1,0 @@
-"""Alembic's entry; `services.common.database.open_database` passes the connection."""
-
-from services.common.database import run_migrations
-from services.registry.tables import metadata
-
-run_migrations(metadata)

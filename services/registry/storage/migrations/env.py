@@ -1,0 +1,6 @@
+"""Alembic's entry; `services.common.database.open_database` passes the connection."""
+
+from services.common.database import run_migrations
+from services.registry.storage.tables import metadata
+
+run_migrations(metadata)

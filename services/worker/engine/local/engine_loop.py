@@ -1,0 +1,172 @@
+"""The engine's own thread: takes sequences in, steps while there are any, and hands their tokens out."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from queue import SimpleQueue
+
+import torch
+from torch import Tensor
+
+from services.common.logs import get_logger
+from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish, StepStats
+from services.worker.engine.local.output_streams import Outbox
+from services.worker.engine.local.runner import Runner
+from services.worker.engine.local.sampler import Sampled, SampleRow, sample
+from services.worker.engine.local.schedule.scheduler import Chunk, Scheduler
+from services.worker.engine.local.schedule.sequence import Sequence
+
+_log = get_logger(__name__)
+
+
+class EngineLoop:
+    """Owns the scheduler and the runner; all but its thread go through `submit`, `cancel` and `stop`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        outbox: Outbox,
+        *,
+        on_failure: Callable[[], None],
+    ) -> None:
+        """`on_failure` is called on the engine's thread when a defect of the loop itself has ended it."""
+        self._scheduler = scheduler
+        self._runner = runner
+        self._outbox = outbox
+        self._on_failure = on_failure
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._stopping = False
+        self._ended = False
+        self._ending = threading.Lock()
+        self._counts = StepStats(kv_blocks=scheduler.pool.total)
+        self.stats = replace(self._counts)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Run a sequence; its outputs, or the error that ended it, come through its stream."""
+        with self._ending:
+            if not self._ended:
+                self._inbox.put(lambda: self._scheduler.add(sequence))
+                return
+        sequence.stream.put(EngineStoppedError("the engine has stopped"))
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence before the next step; nothing more comes through its stream."""
+        self._inbox.put(lambda: self._scheduler.remove(sequence))
+
+    def stop(self) -> None:
+        """End every sequence with EngineStoppedError after the current step, and the thread; waits for it."""
+        self._inbox.put(self._begin_stop)
+        self._thread.join()
+
+    def step(self) -> None:
+        """One round: schedule, run, postprocess. A failure ends the sequences that took part, and no others."""
+        started = time.monotonic()
+        chunks = self._scheduler.schedule()
+        self._count_step(chunks, started)
+        try:
+            logits = self._runner.run(chunks)
+            self._postprocess(chunks, logits)
+        except Exception as error:  # out of memory, a defect: whatever it is, the others go on
+            _log.exception("engine_step_failed", error=type(error).__name__, sequences=len(chunks))
+            self._counts.failed_steps_total += 1
+            for chunk in chunks:
+                self._end(chunk.sequence, EngineStoppedError("the step failed"))
+        self._counts.step_seconds_total += time.monotonic() - started
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._runner.torch_threads)
+        try:
+            while not self._stopping:
+                self._take_in()
+                if self._scheduler.has_work and not self._stopping:
+                    self.step()
+                self._publish()
+        except Exception:  # a defect of the loop itself: nobody may be left waiting for it
+            _log.exception("engine_loop_failed")
+            self._on_failure()
+        finally:
+            self._end_all()
+
+    def _take_in(self) -> None:
+        """Do what has come in; with nothing to run, wait for it."""
+        if not self._scheduler.has_work:
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _count_step(self, chunks: list[Chunk], now: float) -> None:
+        counts = self._counts
+        counts.steps_total += 1
+        counts.step_sequences_total += len(chunks)
+        for chunk in chunks:
+            if not chunk.sequence.begun:
+                counts.admitted_total += 1
+                counts.queue_seconds_total += now - chunk.sequence.arrived
+
+    def _postprocess(self, chunks: list[Chunk], logits: Tensor) -> None:
+        for chunk in chunks:
+            self._scheduler.computed(chunk)
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
+        for sequence, sampled in zip(sampling, sample(logits, rows, self._runner.likeliest), strict=True):
+            self._advance(sequence, sampled)
+
+    def _advance(self, sequence: Sequence, sampled: Sampled | None) -> None:
+        """Append a token to its sequence, or end the sequence."""
+        if not sequence.output_length:  # once: a preempted sequence is computed again, with what it produced
+            self._counts.prompt_tokens_total += sequence.prompt_length
+            self._counts.cached_tokens_total += sequence.cached_tokens
+        if sampled is None:
+            _log.warning("sequence_not_finite", request_id=sequence.request.request_id)
+            self._scheduler.forget(sequence)
+            self._end(sequence, EngineStoppedError("the model gave numbers that are not finite"))
+            return
+        if sampled.token_id in sequence.stop_ids:
+            self._end(sequence, EngineOutput((), cached_tokens=sequence.cached_tokens, finish=Finish.STOP))
+            return
+        sequence.tokens.append(sampled.token_id)
+        self._counts.completion_tokens_total += 1
+        last = sequence.output_length >= sequence.request.sampling.max_tokens
+        output = EngineOutput(
+            (sampled.token_id,),
+            logprobs=() if sampled.logprob is None else (sampled.logprob,),
+            cached_tokens=sequence.cached_tokens,
+            finish=Finish.LENGTH if last else None,
+        )
+        if last:
+            self._end(sequence, output)
+        else:
+            self._outbox.post(sequence.stream, output)
+
+    def _end(self, sequence: Sequence, item: EngineOutput | Exception) -> None:
+        self._scheduler.remove(sequence)
+        self._outbox.post(sequence.stream, item)
+
+    def _end_all(self) -> None:
+        with self._ending:  # after this nobody can come in and be forgotten
+            self._ended = True
+            while not self._inbox.empty():
+                self._inbox.get()()
+        for sequence in self._scheduler.sequences():
+            self._end(sequence, EngineStoppedError("the engine has stopped"))
+        self._publish()
+
+    def _begin_stop(self) -> None:
+        self._stopping = True
+
+    def _publish(self) -> None:
+        """Make the step's counts and outputs seen; counts first, so who has an output sees them with it."""
+        pool = self._scheduler.pool
+        self.stats = replace(
+            self._counts,
+            running=self._scheduler.running,
+            waiting=self._scheduler.waiting,
+            preemptions_total=self._scheduler.preemptions,
+            kv_blocks_held=pool.total - pool.free,
+            kv_blocks_cached=pool.cached,
+        )
+        self._outbox.send()

@@ -1,0 +1,240 @@
+"""A decoder on the native kernels: a step through all layers is one call.
+
+Weights, rotary tables and attention options come from transformers' own modules, which are also the oracle.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights
+from services.worker.engine.local.model.base_weights import BaseModel
+from services.worker.engine.local.model.probe import ModelProbe, embedding_scale
+from services.worker.engine.local.native.family import ACTIVATIONS, activation_name, family_of
+from services.worker.engine.local.native.kernels import (
+    DecoderLayer,
+    DecoderLayers,
+    Kernels,
+    PackedCache,
+    PackedLinear,
+    PagedAttention,
+    RmsNorm,
+    RotaryWriter,
+    SequenceBatch,
+)
+from services.worker.engine.local.native.native_adapter import NativeAdapter
+from services.worker.engine.local.native.packed_weights import NativeWeights, layer_path
+from services.worker.engine.local.native.row_owners import RowOwners
+
+_LAST_NORM = "model.norm"
+_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+
+
+class NativeDecoder:
+    """A model's weights, packed, with its cache. The transformers model keeps its embeddings and gives up the rest."""
+
+    def __init__(
+        self, base: BaseModel, probe: ModelProbe, kernels: Kernels, *, blocks: int, block_size: int
+    ) -> None:
+        """`why_not_native` has said None. `blocks` counts block 0, which no sequence has."""
+        model: Any = base.model  # the families share no class that names these parts
+        family = family_of(model)
+        assert family is not None
+        self.kernels = kernels
+        self.block_size = block_size
+        self._family = family
+        self._probe = probe
+        self._config = model.config
+        self._activation = ACTIVATIONS[activation_name(model.config)]
+        self._embedding: nn.Embedding = model.model.embed_tokens
+        self._rotary: nn.Module = model.model.rotary_emb
+        # Gemma 3 turns its layers of either kind by tables of their own.
+        self._turn_kinds: list[str | None] = list(getattr(self._rotary, "layer_types", [None]))
+        self._weights = NativeWeights(model, family, probe, kernels)
+        self._eps: float = _eps_of(model.model.norm)
+        self._layers = [
+            self._layer(layer, index, blocks=blocks) for index, layer in enumerate(model.model.layers)
+        ]
+        first = probe.kv_shapes[0]
+        self._heads = (model.config.num_attention_heads, first.heads, first.key_dim)
+        self._norm = self._make_norm(model.model.norm.weight)
+        self._stack = DecoderLayers(
+            kernels,
+            self._layers,
+            self._norm,
+            activation=self._activation,
+            rotary=2 * self._turns(torch.zeros(1, dtype=torch.int64))[0][0].shape[1],
+        )
+
+    def weight(self, path: str) -> Tensor:
+        """See BaseWeights.weight."""
+        return self._embedding.weight if path == self._probe.embedding else self._weights.weight(path)
+
+    def bias(self, path: str) -> Tensor | None:
+        """See BaseWeights.bias."""
+        return self._weights.bias(path)
+
+    def embedding_scale(self) -> float:
+        """See BaseWeights.embedding_scale."""
+        return embedding_scale(self._embedding)
+
+    def pack(self, weights: AdapterWeights) -> NativeAdapter:
+        """An adapter's weights in the kernels' form, at the places of this model."""
+        own = {path: tensors["weight"] for path, tensors in weights.replaced.items()}
+        head = weights.replaced.get(self._probe.output)
+        return NativeAdapter(
+            self._weights.pack(weights.deltas),
+            norms={
+                path: self._make_norm(weight)
+                for path, weight in own.items()
+                if path != self._probe.output and not path.endswith(_HEAD_NORMS)
+            },
+            rotaries={
+                index: layer.rotary.with_norms(
+                    *(self._offset(own.get(f"{layer_path(index)}.{name}")) for name in _HEAD_NORMS)
+                )
+                for index, layer in enumerate(self._layers)
+                if any(f"{layer_path(index)}.{name}" in own for name in _HEAD_NORMS)
+            },
+            head=None
+            if head is None
+            else PackedLinear(self.kernels, self._weights.head.site, [head["weight"]], [head.get("bias")]),
+        )
+
+    def hidden(self, tokens: Tensor, sequences: SequenceBatch, owners: RowOwners) -> Tensor:
+        """Tokens [rows] of int64, one sequence after the other -> what the output layer takes, [rows, hidden]."""
+        residual: Tensor = self._embedding(tokens)
+        for adapter, rows in owners.special:
+            if adapter.weights.embedding is not None:
+                residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows])
+        turns = self._turns(sequences.positions)
+        if any(adapter.native and adapter.native.has_norms for adapter, _ in owners.special):
+            return self._hidden_with_own_norms(residual, turns, sequences, owners)
+        return self._stack(residual, turns=turns, sequences=sequences, runs=owners.runs)
+
+    def _hidden_with_own_norms(
+        self,
+        residual: Tensor,
+        turns: list[tuple[Tensor, Tensor]],
+        sequences: SequenceBatch,
+        owners: RowOwners,
+    ) -> Tensor:
+        """The same, kernel by kernel, where an adapter in the step brings norms of its own."""
+        runs, names = owners.runs, self._family
+        x: Tensor | None = None
+        for index, layer in enumerate(self._layers):
+            path = layer_path(index)
+            x = self._normed(layer.input_norm, f"{path}.{names.input_norm}", x, residual, owners)
+            qkv = layer.qkv(x, runs=runs)
+            query, key, size = self._heads
+            q, k, v = qkv.view(qkv.shape[0], -1, size).split((query, key, key), dim=1)
+            self._turn(index, (q, k, v), turns[layer.turns], sequences, owners)
+            x = layer.output(layer.attention(q, sequences), runs=runs)
+            if layer.after_attention is not None:
+                x = self._normed(layer.after_attention, f"{path}.{names.after_attention}", None, x, owners)
+            x = self._normed(layer.mlp_norm, f"{path}.{names.mlp_norm}", x, residual, owners)
+            x = layer.gate_up(x, runs=runs, activation=self._activation)
+            x = layer.down(x, runs=runs)
+            if layer.after_mlp is not None:
+                x = self._normed(layer.after_mlp, f"{path}.{names.after_mlp}", None, x, owners)
+        assert x is not None
+        return self._normed(self._norm, _LAST_NORM, x, residual, owners)
+
+    def logits(self, hidden: Tensor, owners: RowOwners) -> Tensor:
+        """Hidden [rows, hidden] -> [rows, vocabulary]."""
+        logits = self._weights.head(hidden, runs=owners.runs)
+        for adapter, rows in owners.special:
+            if adapter.native is not None and adapter.native.head is not None:
+                adapter.native.head(hidden[rows], out=logits[rows])
+            if adapter.weights.output_rows is not None:
+                logits[rows] = adapter.weights.output_rows.score(hidden[rows], logits[rows])
+        softcap = getattr(self._config, "final_logit_softcapping", None)
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    @staticmethod
+    def _normed(norm: RmsNorm, path: str, x: Tensor | None, residual: Tensor, owners: RowOwners) -> Tensor:
+        """Add `x` to the residual, where there is one, and norm that."""
+        normed = norm(residual) if x is None else norm(x, residual=residual)
+        for adapter, rows in owners.special:
+            own = None if adapter.native is None else adapter.native.norms.get(path)
+            if own is not None:
+                own(residual[rows], out=normed[rows])
+        return normed
+
+    def _turn(
+        self,
+        index: int,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        turns: tuple[Tensor, Tensor],
+        sequences: SequenceBatch,
+        owners: RowOwners,
+    ) -> None:
+        """Turn queries and keys, and keep keys and values."""
+        rotary = self._layers[index].rotary
+        (q, k, v), (cos, sin), slots = qkv, turns, sequences.slots
+        for adapter, rows in owners.stretches:
+            native = None if adapter is None else adapter.native
+            own = rotary if native is None else native.rotaries.get(index, rotary)
+            own(q[rows], k[rows], v[rows], cos=cos[rows], sin=sin[rows], slots=slots[rows])
+
+    def _turns(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of each kind, cosines and sines [rows, rotary / 2] in float32, as the model's own module scales them."""
+        wide = torch.empty(0, dtype=torch.float32)  # tells the module which dtype to answer in
+        turns = []
+        for kind in self._turn_kinds:
+            more = () if kind is None else (kind,)
+            cos, sin = self._rotary(wide, positions.unsqueeze(0), *more)
+            half = cos.shape[-1] // 2  # both halves of a head turn alike
+            turns.append((cos[0, :, :half].contiguous(), sin[0, :, :half].contiguous()))
+        return turns
+
+    def _layer(
+        self, layer: Any, index: int, *, blocks: int
+    ) -> DecoderLayer:  # Any: a layer class of each family
+        family, shape, options = self._family, self._probe.kv_shapes[index], self._probe.attention[index]
+        qkv, output, gate_up, down = self._weights.of_layer(index)
+        heads = self._config.num_attention_heads
+        cache = PackedCache(
+            self.kernels,
+            blocks=blocks,
+            block_size=self.block_size,
+            kv_heads=shape.heads,
+            key_dim=shape.key_dim,
+            value_dim=shape.value_dim,
+        )
+        q_norm, k_norm = (getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm"))
+        return DecoderLayer(
+            input_norm=self._make_norm(getattr(layer, family.input_norm).weight),
+            qkv=qkv,
+            rotary=RotaryWriter(
+                cache,
+                heads,
+                q_norm=None if q_norm is None else self._offset(q_norm.weight),
+                k_norm=None if k_norm is None else self._offset(k_norm.weight),
+                eps=0.0 if q_norm is None else _eps_of(q_norm),
+            ),
+            attention=PagedAttention(
+                cache, heads, scale=options.scaling, window=options.window, softcap=options.softcap
+            ),
+            output=output,
+            mlp_norm=self._make_norm(getattr(layer, family.mlp_norm).weight),
+            gate_up=gate_up,
+            down=down,
+            after_attention=self._optional_norm(layer, family.after_attention),
+            after_mlp=self._optional_norm(layer, family.after_mlp),
+            turns=0 if len(self._turn_kinds) == 1 else self._turn_kinds.index(layer.self_attn.layer_type),
+        )
+
+    def _optional_norm(self, layer: Any, name: str | None) -> RmsNorm | None:  # Any: as above
+        return None if name is None else self._make_norm(getattr(layer, name).weight)
+
+    def _make_norm(self, weight: Tensor) -> RmsNorm:
+        return RmsNorm(self.kernels, weight, self._eps, offset=self._family.norm_offset)
+
+    def _offset(self, weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else weight.float() + self._family.norm_offset
+
+
+def _eps_of(norm: Any) -> float:  # Any: a norm class of each family
+    return float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)

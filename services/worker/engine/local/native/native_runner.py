@@ -1,0 +1,78 @@
+"""One step on the native kernels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.local.native.decoder import NativeDecoder
+from services.worker.engine.local.native.kernels import SequenceBatch, argmax
+from services.worker.engine.local.native.row_owners import RowOwners
+from services.worker.engine.local.schedule.scheduler import Chunk
+
+
+class NativeRunner:
+    """Runs a NativeDecoder over batches of chunks."""
+
+    torch_threads = 1
+    """What is left to torch is small, and its threads would be in the way of the kernels'."""
+
+    def __init__(self, decoder: NativeDecoder) -> None:
+        self._decoder = decoder
+
+    def weight(self, path: str) -> Tensor:
+        """See BaseWeights.weight."""
+        return self._decoder.weight(path)
+
+    def bias(self, path: str) -> Tensor | None:
+        """See BaseWeights.bias."""
+        return self._decoder.bias(path)
+
+    def embedding_scale(self) -> float:
+        """See BaseWeights.embedding_scale."""
+        return self._decoder.embedding_scale()
+
+    def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
+        """See Runner.prepare."""
+        kept = AdapterWeights(embedding=weights.embedding, output_rows=weights.output_rows)
+        return LoadedAdapter(digest, kept, self._decoder.pack(weights))
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+        """See Runner.run."""
+        # Rows of one adapter lie together, so that its weights are read once a layer.
+        order = sorted(range(len(chunks)), key=lambda place: _digest(chunks[place]))
+        batch = [chunks[place] for place in order]
+        sampling = [place for place in order if chunks[place].samples]
+        last_rows: list[int] = []
+        tokens: list[int] = []
+        for chunk in batch:
+            tokens.extend(chunk.sequence.tokens[chunk.start : chunk.end])
+            if chunk.samples:
+                last_rows.append(len(tokens) - 1)
+        sequences = SequenceBatch(
+            [chunk.length for chunk in batch],
+            [chunk.end for chunk in batch],
+            [chunk.sequence.blocks for chunk in batch],
+            block_size=self._decoder.block_size,
+        )
+        owners = RowOwners([(chunk.sequence.adapter, chunk.length) for chunk in batch])
+        hidden = self._decoder.hidden(torch.tensor(tokens), sequences, owners)
+        if len(last_rows) < len(tokens):
+            hidden = hidden[torch.tensor(last_rows, dtype=torch.int64)]
+        logits = self._decoder.logits(
+            hidden, RowOwners([(chunks[place].sequence.adapter, 1) for place in sampling])
+        )
+        return logits if sampling == sorted(sampling) else logits[torch.tensor(sampling).argsort()]
+
+    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See sampler.Likeliest."""
+        token_ids = argmax(self._decoder.kernels, logits)  # -1 for a row that holds NaN
+        largest = logits.gather(1, token_ids.clamp(min=0).unsqueeze(1)).squeeze(1)
+        return token_ids, (token_ids >= 0) & largest.isfinite()
+
+
+def _digest(chunk: Chunk) -> str:
+    adapter = chunk.sequence.adapter
+    return "" if adapter is None else adapter.digest

@@ -1,0 +1,56 @@
+"""A sequence, with all the state that it has while it runs."""
+
+import time
+from dataclasses import dataclass, field
+
+from services.worker.engine.interface import EngineRequest
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
+from services.worker.engine.local.output_streams import OutputStream
+from services.worker.engine.local.schedule.block_pool import CachedBlock, Root
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A request on its way; only the engine's thread touches it once it is submitted."""
+
+    request: EngineRequest
+    adapter: LoadedAdapter | None
+    """Kept here too, so that weights outlive their slot until the last step that uses them."""
+    stop_ids: frozenset[int]
+    """Tokens that end the sequence: the request's own, and the model's unless the request ignores them."""
+    stream: OutputStream
+    tokens: list[int] = field(init=False)
+    """Prompt, then output."""
+    computed: int = 0
+    """Tokens whose keys and values are in the cache; always fewer than `tokens`."""
+    blocks: list[int] = field(default_factory=list)
+    """The block table: block i holds the keys and values of tokens i * block_size and on."""
+    published: list[CachedBlock] = field(default_factory=list)
+    """The first of `blocks`: those that are full and computed, as the prefix cache knows them."""
+    cached_tokens: int = 0
+    """Prompt tokens that were in the cache when it was first admitted."""
+    arrived: float = field(default_factory=time.monotonic)
+    """Seconds, by the monotonic clock."""
+    begun: bool = False
+    """Whether a step has computed any of it; what it finds of its own after a preemption is no cached prefix."""
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def root(self) -> Root:
+        """Where its prefix begins in the prefix cache."""
+        return self.request.account_id, "" if self.adapter is None else self.adapter.digest
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def output_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled; 1 while decoding."""
+        return len(self.tokens) - self.computed

@@ -1,0 +1,193 @@
+"""One request from prompt to last chunk: its adapter held, its sequence run, its text and stop strings."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+from services.common import errors, logs
+from services.common.adapters.version import AdapterVersion
+from services.worker.adapters.ready_adapters import Adapters, engine_stopped
+from services.worker.chunks import Choice, Chunk, Mailbox, Summary
+from services.worker.engine.interface import (
+    Engine,
+    EngineOutput,
+    EngineRequest,
+    EngineStoppedError,
+    Finish,
+    Sampling,
+)
+from services.worker.text import Decoder, TextStream
+
+_RETRY_AFTER = 1.0
+_SEEDS = 2**64
+
+_log = logs.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, checked by the gateway."""
+
+    request_id: str
+    account_id: str
+    adapter: AdapterVersion | None
+    """None runs the base."""
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    """How many to draw; each has a seed of its own."""
+
+
+@dataclass
+class Totals:
+    """Tokens since the start, as the gateways were told."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Generator:
+    """Runs requests on one engine; a reader that lags gets what came meanwhile in one chunk."""
+
+    def __init__(self, engine: Engine, adapters: Adapters, decoder: Decoder, *, max_requests: int) -> None:
+        """`max_requests` counts those that run and those that wait, by choices; `decoder` is the base's tokenizer."""
+        self._engine = engine
+        self._adapters = adapters
+        self._decoder = decoder
+        self._max_requests = max_requests
+        self._taken = 0
+        self._draining = False
+        self.totals = Totals()
+
+    def drain(self) -> None:
+        """Refuse new requests from now on."""
+        self._draining = True
+
+    async def run(self, request: Request) -> AsyncGenerator[Chunk | Summary]:
+        """Yield chunks, then one summary. Closing the iterator ends the sequence and drops its pin at once.
+
+        Raises UnavailableError DRAINING, QUEUE_FULL or ENGINE_STOPPED, InvalidFieldError, and whatever
+        fetching the adapter raises.
+        """
+        mailbox = Mailbox()
+        # A task of its own, so that stop strings end the sequence, and its pin drops, however slowly one reads.
+        producer = asyncio.create_task(self._produce(request, mailbox))
+        try:
+            event = await mailbox.take()
+            self.totals.prompt_tokens += len(request.prompt)
+            while isinstance(event, Chunk):
+                self.totals.completion_tokens += len(event.token_ids)
+                yield event
+                event = await mailbox.take()
+            yield event
+        finally:
+            producer.cancel()
+            await asyncio.gather(producer, return_exceptions=True)
+
+    async def _produce(self, request: Request, mailbox: Mailbox) -> None:
+        try:
+            with self._places(request.choices):
+                adapter = request.adapter
+                async with self._adapters.hold(adapter) if adapter is not None else nullcontext():
+                    summary = await self._choose(request, mailbox)
+            mailbox.end(summary)
+        except Exception as error:  # whatever it is, the reader raises it
+            mailbox.end(error)
+
+    async def _choose(self, request: Request, mailbox: Mailbox) -> Summary:
+        """Run the choices: the first one alone until its prompt is computed, which the others then find in the cache."""
+        begun = asyncio.Event()
+        choices = [asyncio.create_task(self._generate(request, 0, mailbox, begun))]
+        waiting = asyncio.create_task(begun.wait())
+        try:
+            if request.choices > 1:
+                await asyncio.wait((*choices, waiting), return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set():
+                choices += [
+                    asyncio.create_task(self._generate(request, index, mailbox, begun))
+                    for index in range(1, request.choices)
+                ]
+            ended = await asyncio.gather(*choices)
+        finally:
+            for task in (*choices, waiting):
+                task.cancel()
+            await asyncio.gather(*choices, waiting, return_exceptions=True)
+        return Summary(
+            choices=tuple(one.choice for one in ended),
+            prompt_tokens=len(request.prompt),
+            cached_tokens=ended[0].cached_tokens,
+            completion_tokens=sum(one.tokens for one in ended),
+        )
+
+    async def _generate(
+        self, request: Request, index: int, mailbox: Mailbox, begun: asyncio.Event
+    ) -> "_Ended":
+        """Run one choice to its end; `begun` is set with its first output."""
+        sequence = EngineRequest(
+            request_id=request.request_id,
+            account_id=request.account_id,
+            prompt=request.prompt,
+            sampling=replace(request.sampling, seed=(request.sampling.seed + index) % _SEEDS),
+            adapter=request.adapter.digest if request.adapter is not None else None,
+        )
+        text = TextStream(self._decoder, request.stop)
+        cached, produced = 0, 0
+        try:
+            async with aclosing(self._engine.generate(sequence)) as outputs:
+                async for output in outputs:
+                    begun.set()
+                    cached = max(cached, output.cached_tokens)
+                    chunk = _chunk_of(output, text, index)
+                    produced += len(chunk.token_ids)
+                    if chunk.text or chunk.token_ids:
+                        mailbox.put(chunk)
+                    finish = output.finish if text.stop is None else Finish.STOP
+                    if finish is not None:
+                        return _Ended(Choice(finish, text.stop or ""), cached, produced)
+        except EngineStoppedError as error:
+            _log.warning("sequence_ended_by_engine", why=str(error))
+        raise engine_stopped()
+
+    @contextmanager
+    def _places(self, choices: int) -> Iterator[None]:
+        """A place for each choice: they run, or wait to run, like requests of their own. One request always fits."""
+        if self._draining:
+            raise errors.UnavailableError(
+                "DRAINING", "the worker is stopping and takes no new requests", retry_after=_RETRY_AFTER
+            )
+        if self._taken and self._taken + choices > self._max_requests:
+            raise errors.UnavailableError(
+                "QUEUE_FULL",
+                f"the worker has {self._taken} requests running and waiting, and takes at most {self._max_requests}",
+                retry_after=_RETRY_AFTER,
+            )
+        self._taken += choices
+        try:
+            yield
+        finally:
+            self._taken -= choices
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """One choice's part of the summary."""
+
+    choice: Choice
+    cached_tokens: int
+    tokens: int
+
+
+def _chunk_of(output: EngineOutput, text: TextStream, choice: int) -> Chunk:
+    """Up to the token that completes a stop string; the engine may have run further."""
+    pieces: list[str] = []
+    used = 0
+    for token_id in output.token_ids:
+        pieces.append(text.push(token_id))
+        used += 1
+        if text.stop is not None:
+            break
+    if output.finish is not None and text.stop is None:
+        pieces.append(text.finish())
+    return Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used], choice)
