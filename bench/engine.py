@@ -22,7 +22,7 @@ from bench.workload import Workload, first_token_seconds, tokens_per_second
 from loramux.profile import home
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 from tests.support.paths import BASE
 
 SLOTS = 64
@@ -36,7 +36,7 @@ class Candidate:
     """A named workload on one engine."""
 
     name: str
-    engine: TorchEngine
+    engine: LocalEngine
     workload: Workload
     adapters: Sequence[AdapterFiles | None]
     at_once: int = 0
@@ -59,7 +59,7 @@ async def take_turns(candidates: Sequence[Candidate], rounds: int) -> dict[str, 
     return {name: statistics.median(speeds) for name, speeds in measured.items()}
 
 
-async def cold_adapter_ms(engine: TorchEngine, adapters: Sequence[AdapterFiles]) -> float:
+async def cold_adapter_ms(engine: LocalEngine, adapters: Sequence[AdapterFiles]) -> float:
     """Median time to first token that an adapter on disk adds over the same adapter in memory."""
     prompt = Workload(requests=1).prompts()[0]
     added = []
@@ -69,7 +69,7 @@ async def cold_adapter_ms(engine: TorchEngine, adapters: Sequence[AdapterFiles])
     return 1e3 * statistics.median(added)
 
 
-async def memory_per_adapter(engine: TorchEngine, adapters: Sequence[AdapterFiles]) -> tuple[float, float]:
+async def memory_per_adapter(engine: LocalEngine, adapters: Sequence[AdapterFiles]) -> tuple[float, float]:
     """What a resident adapter takes: in MB, and over the size of its file."""
     before = resident_bytes()
     for files in adapters:
@@ -88,7 +88,7 @@ async def run(rounds: int) -> dict[str, report.Value]:
     config = EngineConfig(
         BASE, dtype="bfloat16", adapter_slots=SLOTS, host_cache_bytes=640 * 10**6, prefix_cache=False
     )
-    loaded, bare = await TorchEngine.start(config), await TorchEngine.start(config)
+    loaded, bare = await LocalEngine.start(config), await LocalEngine.start(config)
     await tokens_per_second(loaded, Workload(4, 64, 4), BASE_ONLY)
     megabytes, over_file = await memory_per_adapter(loaded, adapters[:SLOTS])
     many = Workload(requests=192)

@@ -26,7 +26,7 @@ from bench.workload import Workload, tokens_per_second
 from loramux.profile import home
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 from tests.support.paths import BASE
 
 HERE = Path(__file__).parent
@@ -117,7 +117,7 @@ def vllm_environment(venv: Path) -> dict[str, str]:
 async def run(venv: Path, rounds: int) -> dict[str, report.Value]:
     """Medians of our engine and of every peer, which take turns."""
     adapters = make_adapters(home() / "bench" / "adapters", 8)
-    engine = await TorchEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
+    engine = await LocalEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
     await tokens_per_second(engine, Workload(4, 64, 4), [None])
     measured: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:

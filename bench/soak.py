@@ -17,7 +17,7 @@ from bench.memory import resident_bytes
 from loramux.profile import home
 from services.worker.engine.interface import AdapterFiles, EngineRequest, Sampling
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 from tests.support.paths import BASE
 
 ADAPTERS = 64
@@ -58,7 +58,7 @@ def random_sampling(dice: random.Random) -> Sampling:
 
 
 async def one_request(
-    engine: TorchEngine, adapters: list[AdapterFiles], dice: random.Random, tally: Tally
+    engine: LocalEngine, adapters: list[AdapterFiles], dice: random.Random, tally: Tally
 ) -> None:
     """A request of random shape, cancelled at a random moment or read to its end."""
     files = dice.choice([None, *adapters])
@@ -87,7 +87,7 @@ async def one_request(
 async def soak(seconds: float) -> list[str]:
     """Run the traffic; returns what is wrong at the end."""
     adapters = make_adapters(home() / "bench" / "adapters", ADAPTERS)
-    engine = await TorchEngine.start(
+    engine = await LocalEngine.start(
         EngineConfig(
             BASE,
             dtype="bfloat16",

@@ -15,7 +15,7 @@ import torch
 from bench import report
 from bench.workload import Workload, tokens_per_second
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 from tests.support.paths import BASE
 from tests.support.worker import (
     WorkerClient,
@@ -40,7 +40,7 @@ async def through_worker(client: WorkerClient, prompts: Sequence[Sequence[int]],
 
 async def run(address: str) -> dict[str, report.Value]:
     """Both by turns."""
-    engine = await TorchEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
+    engine = await LocalEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
     workload = Workload()
     speeds: dict[str, list[float]] = {"engine": [], "worker": []}
     async with worker_client(address) as client:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from services.worker.engine.interface import AdapterFiles, EngineRequest, Sampling
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Workload:
 
 
 async def tokens_per_second(
-    engine: TorchEngine, workload: Workload, adapters: Sequence[AdapterFiles | None], *, at_once: int = 0
+    engine: LocalEngine, workload: Workload, adapters: Sequence[AdapterFiles | None], *, at_once: int = 0
 ) -> float:
     """New tokens a second over all requests; request i uses adapter i modulo their number.
 
@@ -55,7 +55,7 @@ async def tokens_per_second(
     return sum(counts) / (time.perf_counter() - started)
 
 
-async def first_token_seconds(engine: TorchEngine, prompt: list[int], files: AdapterFiles) -> float:
+async def first_token_seconds(engine: LocalEngine, prompt: list[int], files: AdapterFiles) -> float:
     """From asking for an adapter to its first token."""
     started = time.perf_counter()
     async with engine.adapter(files):

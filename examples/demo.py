@@ -16,6 +16,7 @@ from rich.table import Table
 
 import loramux
 from loramux import errors
+from loramux.account.v1 import usage_pb2
 from loramux.cli.embedded.embedded_services import Embedded, EmbeddedConfig, Event
 from loramux.localhub import LocalHub, running
 
@@ -65,7 +66,7 @@ async def tour(services: Embedded) -> None:
     async with AsyncExitStack() as stack:
         operator = await stack.enter_async_context(loramux.Client(services.target, services.operator_key))
         await operator.create_account(ACCOUNT, credit_pico_usd=10**12, max_in_flight=IN_FLIGHT)
-        secret = (await operator.create_key("demo", account_id=ACCOUNT)).secret
+        secret = (await operator.create_key("demo", account=ACCOUNT)).secret
         say(f"account {ACCOUNT!r}, with 1 USD and {IN_FLIGHT} requests in flight; key {secret[:8]}...")
         client = await stack.enter_async_context(loramux.Client(services.target, secret))
         base = await list_base_models(client)
@@ -82,7 +83,7 @@ async def list_base_models(client: loramux.Client) -> str:
     bases = await client.list_base_models()
     for base in bases:
         prices = [
-            f"{price.prompt_pico_usd_per_token:,} / {price.completion_pico_usd_per_token:,}"
+            f"{price.prompt_pico_usd:,} / {price.completion_pico_usd:,}"
             for price in (base.price, base.lora_price)
         ]
         table.add_row(
@@ -97,7 +98,7 @@ async def deploy(client: loramux.Client, name: str, repo: str, base: str, hub_to
     began = time.monotonic()
     await client.create_deployment(name, repo, base_model=base, hub_token=hub_token)
     deployment = await client.wait_until_running(f"{ACCOUNT}/{name}")
-    adapter = deployment.adapter
+    adapter = deployment.serving
     say(
         f"[bold]{deployment.name}[/] runs {repo}@{adapter.commit[:7]}, rank {adapter.rank},"
         f" after {time.monotonic() - began:.1f} s"
@@ -170,27 +171,28 @@ async def show_bill(client: loramux.Client) -> None:
     table = Table(
         "model", "requests", "prompt", "completion", "a prompt token", "a completion token", "total"
     )
-    base = next(line for line in bill.lines if not line.lora)
+    base = next(line for line in bill.lines if line.kind == usage_pb2.BillLine.KIND_BASE)
     for line in bill.lines:
         table.add_row(
             line.model,
             f"{line.requests}",
             f"{line.prompt_tokens:,}",
             f"{line.completion_tokens:,}",
-            f"{line.prompt_pico_usd_per_token:,}",
-            f"{line.completion_pico_usd_per_token:,}",
+            f"{line.price.prompt_pico_usd:,}",
+            f"{line.price.completion_pico_usd:,}",
             f"{line.total_pico_usd:,}",
         )
-        ratio = (3, 2) if line.lora else (1, 1)
+        ratio = (3, 2) if line.kind == usage_pb2.BillLine.KIND_LORA else (1, 1)
         for paid, plain in (
-            (line.prompt_pico_usd_per_token, base.prompt_pico_usd_per_token),
-            (line.completion_pico_usd_per_token, base.completion_pico_usd_per_token),
+            (line.price.prompt_pico_usd, base.price.prompt_pico_usd),
+            (line.price.completion_pico_usd, base.price.completion_pico_usd),
         ):
             if paid * ratio[1] != plain * ratio[0]:
                 raise DemoError(f"{line.model} costs {paid} a token where the base costs {plain}")
         if line.total_pico_usd != (
-            line.prompt_tokens * line.prompt_pico_usd_per_token
-            + line.completion_tokens * line.completion_pico_usd_per_token
+            (line.prompt_tokens - line.cached_tokens) * line.price.prompt_pico_usd
+            + line.cached_tokens * line.price.cached_prompt_pico_usd
+            + line.completion_tokens * line.price.completion_pico_usd
         ):
             raise DemoError(f"the total of {line.model} is not tokens x price")
     table.add_section()

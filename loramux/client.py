@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from loramux import connection, errors, request_messages, waiting
-from loramux.account.v1 import account_pb2, account_pb2_grpc
+from loramux.account.v1 import account_pb2, account_pb2_grpc, key_pb2, usage_pb2
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from loramux.inference.v1 import inference_pb2_grpc
 from loramux.streams import DeploymentWatch, GenerateStream, raise_unless_task_cancelled
@@ -69,18 +69,23 @@ class Client:
         *,
         messages: Sequence[request_messages.Message] | None = None,
         token_ids: Sequence[int] | None = None,
-        request_id: str = "",
+        client_request_id: str = "",
         timeout: float | None = None,
         **sampling: Unpack[request_messages.Sampling],
     ) -> GenerateStream:
         """Start an answer of a base model or a deployment (`account/name`).
 
         Exactly one of `prompt` (plain text), `messages` (chat, `{"role": ..., "content": ...}`) and
-        `token_ids`. `request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
+        `token_ids`. `client_request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
         for the whole stream. Raises ValueError or TypeError on arguments that have no form on the wire.
         """
         request = request_messages.generate(
-            model, prompt, messages=messages, token_ids=token_ids, request_id=request_id, sampling=sampling
+            model,
+            prompt,
+            messages=messages,
+            token_ids=token_ids,
+            client_request_id=client_request_id,
+            sampling=sampling,
         )
         stub = inference_pb2_grpc.InferenceServiceStub(self._channel())
         return GenerateStream(stub.Generate(request, timeout=timeout, metadata=self._connection.metadata))
@@ -104,13 +109,22 @@ class Client:
         revision: str = "",
         hub_token: str = "",
         base_model: str = "",
+        idempotency_key: str = "",
     ) -> deployment_pb2.Deployment:
         """Take a name for an adapter on the Hub; returns at once. `wait_until_running` tells how it went.
 
         An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
-        `hub_token` is for private and gated repositories.
+        `hub_token` is for private and gated repositories. A call with the `idempotency_key` of an earlier one returns
+        what that one made.
         """
-        request = request_messages.create_deployment(deployment_id, hub_repo, revision, hub_token, base_model)
+        request = request_messages.create_deployment(
+            deployment_id,
+            hub_repo,
+            revision,
+            hub_token,
+            base_model=base_model,
+            idempotency_key=idempotency_key,
+        )
         return (await self._call(self._deployments().CreateDeployment, request)).deployment
 
     async def get_deployment(self, name: str) -> deployment_pb2.Deployment:
@@ -133,15 +147,15 @@ class Client:
         self,
         name: str,
         *,
-        hub_repo: str = "",
-        revision: str = "",
+        hub_repo: str | None = None,
+        revision: str | None = None,
         hub_token: str | None = None,
         etag: str = "",
     ) -> deployment_pb2.Deployment:
         """Bring a new adapter version under the name; the old one serves until the new one is loaded.
 
-        An empty `hub_repo` keeps the repository, an empty `revision` means the default branch. `hub_token`:
-        None keeps the stored one, empty removes it. `etag`: change only what was read, else StaleEtagError.
+        What is None stays as it is; an empty `revision` means the default branch, and so does None with another
+        `hub_repo`; an empty `hub_token` removes the stored one. `etag`: change only what was read, else StaleEtagError.
         """
         request = deployment_pb2.UpdateDeploymentRequest(
             name=name, hub_repo=hub_repo, revision=revision, hub_token=hub_token, etag=etag
@@ -186,21 +200,24 @@ class Client:
             else:
                 raise wait.ended_early()
 
-    async def get_account(self, account_id: str = "") -> account_pb2.Account:
-        """The caller's own; any account by id for the operator."""
-        request = account_pb2.GetAccountRequest(account_id=account_id)
+    async def get_account(self, account: str = "") -> account_pb2.Account:
+        """The caller's own; any account by name for the operator."""
+        request = account_pb2.GetAccountRequest(account=account)
         return (await self._call(self._accounts().GetAccount, request)).account
 
     async def create_key(
-        self, description: str = "", *, account_id: str = ""
+        self, description: str = "", *, account: str = "", idempotency_key: str = ""
     ) -> account_pb2.CreateKeyResponse:
-        """A new API key; `secret` is shown this once. Another account's needs the operator's key."""
-        request = account_pb2.CreateKeyRequest(account_id=account_id, description=description)
+        """A new API key with its `secret`; a call with the `idempotency_key` of an earlier one returns that key.
+
+        Another account's needs the operator's key.
+        """
+        request = request_messages.create_key(account, description, idempotency_key)
         return await self._call(self._accounts().CreateKey, request)
 
-    async def list_keys(self, *, account_id: str = "") -> AsyncIterator[account_pb2.Key]:
+    async def list_keys(self, *, account: str = "") -> AsyncIterator[key_pb2.Key]:
         """All keys of the account, revoked ones too; never their secrets."""
-        request = account_pb2.ListKeysRequest(account_id=account_id)
+        request = account_pb2.ListKeysRequest(account=account)
         while True:
             response = await self._call(self._accounts().ListKeys, request)
             for key in response.keys:
@@ -209,16 +226,16 @@ class Client:
                 return
             request.page_token = response.next_page_token
 
-    async def revoke_key(self, key_id: str) -> account_pb2.Key:
-        """By id, as lists show it. Every gateway refuses the key within 5 seconds."""
-        request = account_pb2.RevokeKeyRequest(key_id=key_id)
+    async def revoke_key(self, name: str) -> key_pb2.Key:
+        """By name, as lists show it. Every gateway refuses the key within 5 seconds."""
+        request = account_pb2.RevokeKeyRequest(name=name)
         return (await self._call(self._accounts().RevokeKey, request)).key
 
     async def list_usage(
-        self, *, model: str = "", account_id: str = "", page_size: int = 0
-    ) -> AsyncIterator[account_pb2.UsageRecord]:
+        self, *, model: str = "", account: str = "", page_size: int = 0
+    ) -> AsyncIterator[usage_pb2.UsageRecord]:
         """Usage records, newest first, fetched page by page; only one model's where named."""
-        request = account_pb2.ListUsageRequest(account_id=account_id, model=model, page_size=page_size)
+        request = request_messages.list_usage(account, model, page_size)
         while True:
             response = await self._call(self._accounts().ListUsage, request)
             for record in response.records:
@@ -228,10 +245,10 @@ class Client:
             request.page_token = response.next_page_token
 
     async def get_bill(
-        self, *, account_id: str = "", start: datetime | None = None, end: datetime | None = None
+        self, *, account: str = "", start: datetime | None = None, end: datetime | None = None
     ) -> account_pb2.GetBillResponse:
         """Usage summed by model and price, from `start` (None: the account's beginning) to `end` (None: now)."""
-        return await self._call(self._accounts().GetBill, request_messages.get_bill(account_id, start, end))
+        return await self._call(self._accounts().GetBill, request_messages.get_bill(account, start, end))
 
     async def create_account(
         self,
@@ -241,16 +258,27 @@ class Client:
         max_in_flight: int | None = None,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        idempotency_key: str = "",
     ) -> account_pb2.Account:
-        """Operator. A limit that is None takes the operator's default."""
+        """Operator. A limit that is None takes the operator's default; `idempotency_key` as for keys."""
         request = request_messages.create_account(
-            account_id, credit_pico_usd, max_in_flight, requests_per_minute, tokens_per_minute
+            account_id,
+            credit_pico_usd,
+            max_in_flight=max_in_flight,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            idempotency_key=idempotency_key,
         )
         return (await self._call(self._accounts().CreateAccount, request)).account
 
-    async def grant_credit(self, account_id: str, amount_pico_usd: int) -> account_pb2.Account:
-        """Operator. Adds to the account's credit; a retry adds nothing twice."""
-        request = request_messages.grant_credit(account_id, amount_pico_usd)
+    async def grant_credit(
+        self, account: str, amount_pico_usd: int, *, idempotency_key: str = ""
+    ) -> account_pb2.Account:
+        """Operator. Adds to the account's credit, once for each `idempotency_key`.
+
+        Give one to make a call that may have failed again: without one, only grpc's own retries add nothing twice.
+        """
+        request = request_messages.grant_credit(account, amount_pico_usd, idempotency_key)
         return (await self._call(self._accounts().GrantCredit, request)).account
 
     def _channel(self) -> grpc.aio.Channel:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict
 
-from loramux.account.v1 import account_pb2
+from loramux.account.v1 import account_pb2, usage_pb2
 from loramux.deployment.v1 import deployment_pb2
 from loramux.inference.v1 import inference_pb2, sampling_pb2
 
@@ -43,10 +43,12 @@ class Sampling(TypedDict, total=False):
     """Go on after the model's own end-of-text token."""
     n: int | None
     """How many choices to draw, 1 .. 16; choice i is drawn with seed + i."""
+    min_tokens: int | None
+    """No end before so many tokens; 0 .. max_tokens, default 0."""
 
 
 Message = Mapping[str, str]
-"""`{"role": ..., "content": ...}`."""
+"""`{"role": ..., "content": ...}`; `name` too, where speakers of one role are told apart."""
 
 
 def generate(
@@ -55,14 +57,14 @@ def generate(
     *,
     messages: Sequence[Message] | None,
     token_ids: Sequence[int] | None,
-    request_id: str,
+    client_request_id: str,
     sampling: Sampling,
 ) -> inference_pb2.GenerateRequest:
     """Exactly one of prompt, messages and token_ids. Raises ValueError or TypeError on what has no form."""
     if sum(one is not None for one in (prompt, messages, token_ids)) != 1:
         raise ValueError("give exactly one of prompt, messages and token_ids")
     request = inference_pb2.GenerateRequest(
-        model=model, request_id=request_id, sampling=sampling_params(sampling)
+        model=model, client_request_id=client_request_id, sampling=sampling_params(sampling)
     )
     if prompt is not None:
         request.text = prompt
@@ -72,11 +74,12 @@ def generate(
     else:
         request.chat.SetInParent()
         for number, message in enumerate(messages or ()):
-            if set(message) != {"role", "content"}:
+            if not {"role", "content"} <= set(message) <= {"role", "content", "name"}:
                 raise ValueError(
-                    f"messages[{number}] has the keys {sorted(message)}; it must have role and content"
+                    f"messages[{number}] has the keys {sorted(message)}; it must have role and content, and may have name"
                 )
-            request.chat.messages.add(role=message["role"], content=message["content"])
+            turn = request.chat.messages.add(role=message["role"], name=message.get("name", ""))
+            turn.content.add(text=message["content"])
     return request
 
 
@@ -101,30 +104,39 @@ def sampling_params(sampling: Sampling) -> sampling_pb2.SamplingParams:
 
 
 def create_deployment(
-    deployment_id: str, hub_repo: str, revision: str, hub_token: str, base_model: str
+    deployment_id: str,
+    hub_repo: str,
+    revision: str,
+    hub_token: str,
+    *,
+    base_model: str,
+    idempotency_key: str,
 ) -> deployment_pb2.CreateDeploymentRequest:
-    """With a request id of its own, so that a retry makes no second one."""
+    """With an idempotency key of its own where none is given, so that grpc's retries make no second one."""
     return deployment_pb2.CreateDeploymentRequest(
         deployment_id=deployment_id,
         hub_repo=hub_repo,
         revision=revision,
         hub_token=hub_token,
         base_model=base_model,
-        request_id=uuid.uuid4().hex,
+        idempotency_key=idempotency_key or uuid.uuid4().hex,
     )
 
 
 def create_account(
     account_id: str,
     credit_pico_usd: int,
+    *,
     max_in_flight: int | None,
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
+    idempotency_key: str,
 ) -> account_pb2.CreateAccountRequest:
-    """A limit that is None takes the operator's default."""
+    """A limit that is None takes the operator's default; the idempotency key as for deployments."""
     return account_pb2.CreateAccountRequest(
         account_id=account_id,
         credit_pico_usd=credit_pico_usd,
+        idempotency_key=idempotency_key or uuid.uuid4().hex,
         limits=account_pb2.Limits(
             max_in_flight=max_in_flight,
             requests_per_minute=requests_per_minute,
@@ -133,16 +145,31 @@ def create_account(
     )
 
 
-def grant_credit(account_id: str, amount_pico_usd: int) -> account_pb2.GrantCreditRequest:
-    """With a request id of its own, so that a retry grants nothing twice."""
+def grant_credit(account: str, amount_pico_usd: int, idempotency_key: str) -> account_pb2.GrantCreditRequest:
+    """With an idempotency key of its own where none is given, so that grpc's retries grant nothing twice."""
     return account_pb2.GrantCreditRequest(
-        account_id=account_id, amount_pico_usd=amount_pico_usd, request_id=uuid.uuid4().hex
+        account=account,
+        amount_pico_usd=amount_pico_usd,
+        idempotency_key=idempotency_key or uuid.uuid4().hex,
     )
 
 
-def get_bill(account_id: str, start: datetime | None, end: datetime | None) -> account_pb2.GetBillRequest:
+def create_key(account: str, description: str, idempotency_key: str) -> account_pb2.CreateKeyRequest:
+    """With an idempotency key of its own where none is given, so that grpc's retries make no second key."""
+    return account_pb2.CreateKeyRequest(
+        account=account, description=description, idempotency_key=idempotency_key or uuid.uuid4().hex
+    )
+
+
+def list_usage(account: str, model: str, page_size: int) -> account_pb2.ListUsageRequest:
+    """An empty model is any."""
+    only = usage_pb2.UsageFilter(model=model) if model else None
+    return account_pb2.ListUsageRequest(account=account, filter=only, page_size=page_size)
+
+
+def get_bill(account: str, start: datetime | None, end: datetime | None) -> account_pb2.GetBillRequest:
     """Times without a zone are UTC, as protobuf takes them."""
-    request = account_pb2.GetBillRequest(account_id=account_id)
+    request = account_pb2.GetBillRequest(account=account)
     if start is not None:
         request.start_time.FromDatetime(start)
     if end is not None:

@@ -19,6 +19,8 @@ class FinishReason(StrEnum):
     """The model's end-of-text token, a stop string or a stop token id."""
     LENGTH = "length"
     """max_tokens reached."""
+    TOOL_CALLS = "tool_calls"
+    """The model called tools and waits for their answers."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class TopLogprob:
 
     token_id: int
     logprob: float
+    text: str = ""
+    data: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class TokenLogprob:
     """Natural logarithm."""
     top: tuple[TopLogprob, ...]
     """The likeliest alternatives, likeliest first."""
+    text: str = ""
+    """The token by itself; U+FFFD where it is part of a character."""
+    data: bytes = b""
+    """The bytes that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,11 @@ class Usage:
 class Cost:
     """Money in pico-USD (1e-12 USD), whole numbers throughout."""
 
-    prompt_pico_usd_per_token: int
-    completion_pico_usd_per_token: int
+    prompt_pico_usd: int
+    """Of one token, as the next two."""
+    cached_prompt_pico_usd: int
+    """Of one that was found in the prefix cache."""
+    completion_pico_usd: int
     total_pico_usd: int
 
     @property
@@ -86,6 +97,8 @@ class Choice:
     finish_reason: FinishReason
     stop: str
     """The stop string that ended it; empty where none did."""
+    finish_reason_number: int = 0
+    """As it came, for reasons that this version of the SDK does not know."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,16 @@ class Completion:
     """In order of index."""
     usage: Usage
     cost: Cost
+    client_request_id: str = ""
+    """The caller's own."""
+    version_digest: str = ""
+    """Of the adapter version that answered; empty for a base."""
+    engine: str = ""
+    mode: str = ""
+    """What computed it: two answers to one seeded request are equal where engine and mode are."""
+    first_chunk_seconds: float | None = None
+    """From the request's arrival at the gateway until its first chunk; None where there was none."""
+    total_seconds: float = 0.0
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -109,6 +132,7 @@ class Completion:
 _FINISH_REASONS = {
     inference_pb2.FINISH_REASON_STOP: FinishReason.STOP,
     inference_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    inference_pb2.FINISH_REASON_TOOL_CALLS: FinishReason.TOOL_CALLS,
 }
 
 
@@ -122,7 +146,11 @@ def chunk_of(message: inference_pb2.Chunk) -> Chunk:
             TokenLogprob(
                 token_id=one.token_id,
                 logprob=one.logprob,
-                top=tuple(TopLogprob(other.token_id, other.logprob) for other in one.top),
+                top=tuple(
+                    TopLogprob(other.token_id, other.logprob, other.text, other.bytes) for other in one.top
+                ),
+                text=one.text,
+                data=one.bytes,
             )
             for one in message.logprobs
         ),
@@ -139,6 +167,7 @@ def completion_of(message: inference_pb2.Completion) -> Completion:
                 index=one.index,
                 finish_reason=_FINISH_REASONS.get(one.finish_reason, FinishReason.UNSPECIFIED),
                 stop=one.stop,
+                finish_reason_number=int(one.finish_reason),
             )
             for one in message.choices
         ),
@@ -148,8 +177,17 @@ def completion_of(message: inference_pb2.Completion) -> Completion:
             completion_tokens=message.usage.completion_tokens,
         ),
         cost=Cost(
-            prompt_pico_usd_per_token=message.cost.prompt_pico_usd_per_token,
-            completion_pico_usd_per_token=message.cost.completion_pico_usd_per_token,
+            prompt_pico_usd=message.cost.price.prompt_pico_usd,
+            cached_prompt_pico_usd=message.cost.price.cached_prompt_pico_usd,
+            completion_pico_usd=message.cost.price.completion_pico_usd,
             total_pico_usd=message.cost.total_pico_usd,
         ),
+        client_request_id=message.client_request_id,
+        version_digest=message.version_digest,
+        engine=message.fingerprint.engine,
+        mode=message.fingerprint.mode,
+        first_chunk_seconds=message.timings.first_chunk.ToNanoseconds() / 1e9
+        if message.timings.HasField("first_chunk")
+        else None,
+        total_seconds=message.timings.total.ToNanoseconds() / 1e9,
     )

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from loramux import connection, errors, request_messages, waiting
-from loramux.account.v1 import account_pb2, account_pb2_grpc
+from loramux.account.v1 import account_pb2, account_pb2_grpc, key_pb2, usage_pb2
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from loramux.inference.v1 import inference_pb2_grpc
 from loramux.sync_streams import SyncDeploymentWatch, SyncGenerateStream
@@ -70,18 +70,23 @@ class SyncClient:
         *,
         messages: Sequence[request_messages.Message] | None = None,
         token_ids: Sequence[int] | None = None,
-        request_id: str = "",
+        client_request_id: str = "",
         timeout: float | None = None,
         **sampling: Unpack[request_messages.Sampling],
     ) -> SyncGenerateStream:
         """Start an answer of a base model or a deployment (`account/name`).
 
         Exactly one of `prompt` (plain text), `messages` (chat, `{"role": ..., "content": ...}`) and
-        `token_ids`. `request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
+        `token_ids`. `client_request_id` is the caller's own and appears in usage records. `timeout` is in seconds,
         for the whole stream. Raises ValueError or TypeError on arguments that have no form on the wire.
         """
         request = request_messages.generate(
-            model, prompt, messages=messages, token_ids=token_ids, request_id=request_id, sampling=sampling
+            model,
+            prompt,
+            messages=messages,
+            token_ids=token_ids,
+            client_request_id=client_request_id,
+            sampling=sampling,
         )
         stub = inference_pb2_grpc.InferenceServiceStub(self._channel())
         return SyncGenerateStream(stub.Generate(request, timeout=timeout, metadata=self._connection.metadata))
@@ -105,13 +110,22 @@ class SyncClient:
         revision: str = "",
         hub_token: str = "",
         base_model: str = "",
+        idempotency_key: str = "",
     ) -> deployment_pb2.Deployment:
         """Take a name for an adapter on the Hub; returns at once. `wait_until_running` tells how it went.
 
         An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
-        `hub_token` is for private and gated repositories.
+        `hub_token` is for private and gated repositories. A call with the `idempotency_key` of an earlier one returns
+        what that one made.
         """
-        request = request_messages.create_deployment(deployment_id, hub_repo, revision, hub_token, base_model)
+        request = request_messages.create_deployment(
+            deployment_id,
+            hub_repo,
+            revision,
+            hub_token,
+            base_model=base_model,
+            idempotency_key=idempotency_key,
+        )
         return self._call(self._deployments().CreateDeployment, request).deployment
 
     def get_deployment(self, name: str) -> deployment_pb2.Deployment:
@@ -133,15 +147,15 @@ class SyncClient:
         self,
         name: str,
         *,
-        hub_repo: str = "",
-        revision: str = "",
+        hub_repo: str | None = None,
+        revision: str | None = None,
         hub_token: str | None = None,
         etag: str = "",
     ) -> deployment_pb2.Deployment:
         """Bring a new adapter version under the name; the old one serves until the new one is loaded.
 
-        An empty `hub_repo` keeps the repository, an empty `revision` means the default branch. `hub_token`:
-        None keeps the stored one, empty removes it. `etag`: change only what was read, else StaleEtagError.
+        What is None stays as it is; an empty `revision` means the default branch, and so does None with another
+        `hub_repo`; an empty `hub_token` removes the stored one. `etag`: change only what was read, else StaleEtagError.
         """
         request = deployment_pb2.UpdateDeploymentRequest(
             name=name, hub_repo=hub_repo, revision=revision, hub_token=hub_token, etag=etag
@@ -186,19 +200,24 @@ class SyncClient:
             else:
                 raise wait.ended_early()
 
-    def get_account(self, account_id: str = "") -> account_pb2.Account:
-        """The caller's own; any account by id for the operator."""
-        request = account_pb2.GetAccountRequest(account_id=account_id)
+    def get_account(self, account: str = "") -> account_pb2.Account:
+        """The caller's own; any account by name for the operator."""
+        request = account_pb2.GetAccountRequest(account=account)
         return self._call(self._accounts().GetAccount, request).account
 
-    def create_key(self, description: str = "", *, account_id: str = "") -> account_pb2.CreateKeyResponse:
-        """A new API key; `secret` is shown this once. Another account's needs the operator's key."""
-        request = account_pb2.CreateKeyRequest(account_id=account_id, description=description)
+    def create_key(
+        self, description: str = "", *, account: str = "", idempotency_key: str = ""
+    ) -> account_pb2.CreateKeyResponse:
+        """A new API key with its `secret`; a call with the `idempotency_key` of an earlier one returns that key.
+
+        Another account's needs the operator's key.
+        """
+        request = request_messages.create_key(account, description, idempotency_key)
         return self._call(self._accounts().CreateKey, request)
 
-    def list_keys(self, *, account_id: str = "") -> Iterator[account_pb2.Key]:
+    def list_keys(self, *, account: str = "") -> Iterator[key_pb2.Key]:
         """All keys of the account, revoked ones too; never their secrets."""
-        request = account_pb2.ListKeysRequest(account_id=account_id)
+        request = account_pb2.ListKeysRequest(account=account)
         while True:
             response = self._call(self._accounts().ListKeys, request)
             yield from response.keys
@@ -206,16 +225,16 @@ class SyncClient:
                 return
             request.page_token = response.next_page_token
 
-    def revoke_key(self, key_id: str) -> account_pb2.Key:
-        """By id, as lists show it. Every gateway refuses the key within 5 seconds."""
-        request = account_pb2.RevokeKeyRequest(key_id=key_id)
+    def revoke_key(self, name: str) -> key_pb2.Key:
+        """By name, as lists show it. Every gateway refuses the key within 5 seconds."""
+        request = account_pb2.RevokeKeyRequest(name=name)
         return self._call(self._accounts().RevokeKey, request).key
 
     def list_usage(
-        self, *, model: str = "", account_id: str = "", page_size: int = 0
-    ) -> Iterator[account_pb2.UsageRecord]:
+        self, *, model: str = "", account: str = "", page_size: int = 0
+    ) -> Iterator[usage_pb2.UsageRecord]:
         """Usage records, newest first, fetched page by page; only one model's where named."""
-        request = account_pb2.ListUsageRequest(account_id=account_id, model=model, page_size=page_size)
+        request = request_messages.list_usage(account, model, page_size)
         while True:
             response = self._call(self._accounts().ListUsage, request)
             yield from response.records
@@ -224,10 +243,10 @@ class SyncClient:
             request.page_token = response.next_page_token
 
     def get_bill(
-        self, *, account_id: str = "", start: datetime | None = None, end: datetime | None = None
+        self, *, account: str = "", start: datetime | None = None, end: datetime | None = None
     ) -> account_pb2.GetBillResponse:
         """Usage summed by model and price, from `start` (None: the account's beginning) to `end` (None: now)."""
-        return self._call(self._accounts().GetBill, request_messages.get_bill(account_id, start, end))
+        return self._call(self._accounts().GetBill, request_messages.get_bill(account, start, end))
 
     def create_account(
         self,
@@ -237,16 +256,27 @@ class SyncClient:
         max_in_flight: int | None = None,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
+        idempotency_key: str = "",
     ) -> account_pb2.Account:
-        """Operator. A limit that is None takes the operator's default."""
+        """Operator. A limit that is None takes the operator's default; `idempotency_key` as for keys."""
         request = request_messages.create_account(
-            account_id, credit_pico_usd, max_in_flight, requests_per_minute, tokens_per_minute
+            account_id,
+            credit_pico_usd,
+            max_in_flight=max_in_flight,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            idempotency_key=idempotency_key,
         )
         return self._call(self._accounts().CreateAccount, request).account
 
-    def grant_credit(self, account_id: str, amount_pico_usd: int) -> account_pb2.Account:
-        """Operator. Adds to the account's credit; a retry adds nothing twice."""
-        request = request_messages.grant_credit(account_id, amount_pico_usd)
+    def grant_credit(
+        self, account: str, amount_pico_usd: int, *, idempotency_key: str = ""
+    ) -> account_pb2.Account:
+        """Operator. Adds to the account's credit, once for each `idempotency_key`.
+
+        Give one to make a call that may have failed again: without one, only grpc's own retries add nothing twice.
+        """
+        request = request_messages.grant_credit(account, amount_pico_usd, idempotency_key)
         return self._call(self._accounts().GrantCredit, request).account
 
     def _channel(self) -> grpc.Channel:

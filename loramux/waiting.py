@@ -13,7 +13,7 @@ class DeploymentFailedError(errors.FailedPreconditionError):
 
     def __init__(self, deployment: deployment_pb2.Deployment) -> None:
         failure = deployment.failure
-        if deployment.state == deployment_pb2.STATE_DELETED:
+        if deployment.state == deployment_pb2.Deployment.STATE_DELETED:
             reason, message = "DEPLOYMENT_DELETED", f"{deployment.name} was deleted"
         else:
             reason, message = failure.reason, failure.message
@@ -44,9 +44,14 @@ class Wait:
     def is_over(self, deployment: deployment_pb2.Deployment) -> bool:
         """Whether it serves, and no update of it is under way. Raises DeploymentFailedError if it never will."""
         self._heard = True
-        if deployment.state in (deployment_pb2.STATE_FAILED, deployment_pb2.STATE_DELETED):
+        if deployment.state in (
+            deployment_pb2.Deployment.STATE_FAILED,
+            deployment_pb2.Deployment.STATE_DELETED,
+        ):
             raise DeploymentFailedError(deployment)
-        return deployment.state == deployment_pb2.STATE_RUNNING and not deployment.HasField("candidate")
+        return deployment.state == deployment_pb2.Deployment.STATE_RUNNING and not deployment.HasField(
+            "candidate"
+        )
 
     def may_watch_again(self) -> bool:
         """Whether a call that broke had got through; one that never did was retried enough already."""

@@ -27,7 +27,7 @@ async def main(question: str) -> None:
     async with loramux.Client() as client:
         models = [base.name for base in await client.list_base_models()]
         async for deployment in client.list_deployments():
-            if deployment.state == deployment_pb2.STATE_RUNNING:
+            if deployment.state == deployment_pb2.Deployment.STATE_RUNNING:
                 models.append(deployment.name)  # noqa: PERF401  # reads more plainly
         await asyncio.gather(*(ask(client, model, question) for model in models))
 

@@ -14,7 +14,7 @@ from loramux import errors
 def main(name: str, hub_repo: str, question: str) -> int:
     """Deploy `hub_repo` under `name`, or use the deployment that has the name, and ask it."""
     with loramux.SyncClient() as client:
-        account = client.get_account().id
+        account = client.get_account().name
         try:
             client.create_deployment(name, hub_repo)
         except errors.AlreadyExistsError:

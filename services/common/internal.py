@@ -1,6 +1,7 @@
-"""Calls between the services: the shared secret they prove themselves with, and what they pass along."""
+"""Calls between the services: the secret that opens a door, and what is passed along."""
 
 import hmac
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc.aio
@@ -31,7 +32,11 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class InternalCalls:
-    """Makes channels and metadata for calls to another service, and checks those that arrive."""
+    """Calls through one door: a secret that the callers of some services share, and that opens nothing else.
+
+    There are three, so that a worker that was broken into opens nothing of the gateways': what gateways show the
+    registry, what workers show the registry, and what both of those show workers.
+    """
 
     secret: str
 
@@ -48,21 +53,24 @@ class InternalCalls:
             pairs.append((ACCOUNT, account))
         return tuple(pairs)
 
-    def check(self, metadata: "dict[str, str]") -> None:
+    def check(self, metadata: Mapping[str, str]) -> None:
         """Raise UnauthenticatedError unless the call carries the secret."""
         given = metadata.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), self.secret.encode()):
             raise errors.UnauthenticatedError(
                 "INTERNAL_SECRET_WRONG",
-                "this service is internal; the call does not carry the shared secret",
+                "this service is internal; the call does not carry the secret that opens it",
             )
 
 
-def metadata_of(context: RpcContext) -> dict[str, str]:
+def as_mapping(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
     """A call's text metadata by name; the last value of a repeated name."""
-    return {
-        key: value if isinstance(value, str) else "" for key, value in context.invocation_metadata() or ()
-    }
+    return {key: value if isinstance(value, str) else "" for key, value in metadata or ()}
+
+
+def metadata_of(context: RpcContext) -> dict[str, str]:
+    """As `as_mapping`, of a call that is being handled."""
+    return as_mapping(context.invocation_metadata())
 
 
 def account_of(context: RpcContext) -> str:

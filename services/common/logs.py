@@ -7,7 +7,18 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-_SECRET_NAMES = frozenset({"authorization", "hub_token", "internal_secret", "key", "secret", "token"})
+_SECRET_NAMES = frozenset(
+    {
+        "authorization",
+        "hub_token",
+        "gateway_secret",
+        "worker_secret",
+        "dispatch_secret",
+        "key",
+        "secret",
+        "token",
+    }
+)
 _SECRET_TEXT = re.compile(r"\b(lmx_|hf_)[A-Za-z0-9_-]{8,}|(?i:bearer)\s+[^\s'\"]+")
 
 

@@ -14,14 +14,18 @@ from grpc_reflection.v1alpha import reflection
 from services.common import interceptors, internal, logs
 from services.common.settings import ServiceSettings
 
+# The largest message that a service takes in. A prompt of 131,072 tokens is 400 kB as ids and some 600 kB as text.
+MAX_REQUEST_BYTES = 1 << 20
+
 _log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ServiceBinding:
-    """A service's full name, and the call that adds its servicer to a server."""
+    """A service's full name, who may call it, and the call that adds its servicer to a server."""
 
     name: str
+    door: interceptors.Door
     add: Callable[[grpc.aio.Server], None]
 
 
@@ -32,15 +36,13 @@ class RpcServer:
         self,
         settings: ServiceSettings,
         services: Sequence[ServiceBinding],
-        *,
-        calls: internal.InternalCalls | None,
     ) -> None:
-        """With `calls` the whole server is internal: every method needs the shared secret."""
         self._settings = settings
         self._server = grpc.aio.server(
-            interceptors=[interceptors.CallInterceptor(calls)],
+            interceptors=[interceptors.CallInterceptor({service.name: service.door for service in services})],
             options=[
                 *internal.KEEPALIVE_OPTIONS,
+                ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
                 # A second server on the same port would take half the connections in silence.
                 ("grpc.so_reuseport", 0),
             ],

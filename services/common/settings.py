@@ -3,10 +3,15 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
+
+
+def secret_field(description: str) -> Any:  # Any: pydantic's own fields are
+    """A secret that opens one door between the services; see `services.common.internal`."""
+    return Field(description=f"{description} At least 32 characters.", min_length=32)
 
 
 class ServiceSettings(BaseSettings):
@@ -23,10 +28,6 @@ class ServiceSettings(BaseSettings):
     address_file: Path | None = Field(
         None,
         description="File that receives host:port once the service is ready to serve.",
-    )
-    internal_secret: SecretStr = Field(
-        description="Shared secret of calls between the services; at least 32 characters.",
-        min_length=32,
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",

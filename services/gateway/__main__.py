@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hmac
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,11 +32,12 @@ from services.gateway.prompts.tokenizer_cache import TokenizerCache
 from services.gateway.routes import RouteTable, RouteUpdate
 from services.gateway.rpc import account_servicer, deployment_servicer, inference_servicer
 from services.gateway.rpc.account_servicer import AccountServicer
+from services.gateway.rpc.caller import KeyDoor
 from services.gateway.rpc.deployment_servicer import DeploymentForwarder
 from services.gateway.rpc.inference_servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.transactions import Transactions
-from services.gateway.upstream.routing_client import FleetClient
+from services.gateway.upstream.routing_client import RoutingClient
 from services.gateway.upstream.worker_client import WorkerClient
 
 MIGRATIONS = Path(__file__).parent / "storage" / "migrations"
@@ -76,32 +78,33 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
         engine = await open_database(settings.database_url, MIGRATIONS)
         stack.push_async_callback(engine.dispose)
         transactions = Transactions(engine)
-        accounts, keys = Accounts(transactions, clock), Keys(transactions, clock)
+        accounts, keys = Accounts(transactions, clock), Keys(transactions, clock, _minting_key(settings))
         ledger, records = Ledger(transactions, clock), UsageRecords(transactions)
         auth = Authenticator(keys, settings.operator_key_sha256, clock)
 
-        calls = InternalCalls(settings.internal_secret.get_secret_value())
+        calls = InternalCalls(settings.gateway_secret.get_secret_value())
         registry = await stack.enter_async_context(calls.channel(settings.registry_address))
-        fleet = FleetClient(calls, registry)
+        routing = RoutingClient(calls, registry)
         routes = RouteTable()
-        tokenizers = TokenizerCache(fleet.tokenizer)
+        tokenizers = TokenizerCache(routing.tokenizer)
         stack.push_async_callback(tokenizers.stop)
-        workers = WorkerClient(calls)
+        workers = WorkerClient(InternalCalls(settings.dispatch_secret.get_secret_value()))
         stack.push_async_callback(workers.stop)
 
         admissions = Admissions(MemoryLimiter(clock), ledger, PriceBook(transactions, clock), clock)
         generate = Generate(
-            auth=auth,
             routes=routes,
             tokenizers=tokenizers,
             admissions=admissions,
             workers=workers,
             limits=defaults,
+            clock=clock,
         )
-        forwarder = DeploymentForwarder(auth, calls, registry)
+        forwarder = DeploymentForwarder(calls, registry)
         server = RpcServer(
             settings,
             _bindings(
+                KeyDoor(auth),
                 InferenceServicer(generate),
                 forwarder,
                 AccountServicer(
@@ -110,22 +113,21 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
                     keys=keys,
                     ledger=ledger,
                     records=records,
-                    routes=routes,
                     defaults=defaults,
                 ),
             ),
-            calls=None,
         )
 
         def take(update: RouteUpdate) -> None:
             routes.apply(update)
+            workers.cut(update.lost_workers)
             workers.keep(worker.id for worker in routes.workers())
             for base in update.base_models:
                 tokenizers.prefetch(base)
 
         failed = await stack.enter_async_context(
             _background(
-                fleet.watch_routes(take),
+                routing.watch_routes(take),
                 admissions.keep(),
                 admissions.close_abandoned_for_ever(),
             ),
@@ -153,6 +155,11 @@ async def serve(settings: GatewaySettings) -> None:
             while_draining=gateway.while_draining,
             failed=[gateway.failed],
         )
+
+
+def _minting_key(settings: GatewaySettings) -> bytes:
+    """For secrets of keys that a repeated call must find again; apart from what it is made of by its label."""
+    return hmac.digest(settings.gateway_secret.get_secret_value().encode(), b"loramux minting", "sha256")
 
 
 async def _learn(routes: RouteTable, tokenizers: TokenizerCache) -> None:
@@ -185,6 +192,7 @@ async def _background(*parts: Coroutine[None, None, NoReturn]) -> AsyncIterator[
 
 
 def _bindings(
+    door: KeyDoor,
     inference: InferenceServicer,
     deployments: DeploymentForwarder,
     accounts: AccountServicer,
@@ -192,14 +200,17 @@ def _bindings(
     return [
         ServiceBinding(
             inference_servicer.NAME,
+            door,
             lambda server: inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server),
         ),
         ServiceBinding(
             deployment_servicer.NAME,
+            door,
             lambda server: deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(deployments, server),
         ),
         ServiceBinding(
             account_servicer.NAME,
+            door,
             lambda server: account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, server),
         ),
     ]

@@ -11,10 +11,11 @@ from typing import NoReturn
 from services.common import logs
 from services.common.clock import Clock
 from services.common.shielding import to_the_end
+from services.gateway.answer import Summary
 from services.gateway.billing.ledger import Ledger
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.rules import Ending, OpenRequest, Outcome, charge
-from services.gateway.job import Job, Summary
+from services.gateway.job import Job
 from services.gateway.limits.limiter import (
     LEASE_SECONDS,
     RENEW_SECONDS,
@@ -36,26 +37,47 @@ class Admission:
 
     job: Job
     start_time: datetime
+    clock: Clock
     outcome: Outcome = Outcome.FAILED
     """How it will be closed, unless something else happens first."""
     started: bool = False
     """Whether the client has been sent anything, after which no other worker can take over."""
     completion_tokens: int = 0
     cached_tokens: int = 0
+    is_prompt_computed: bool = False
+    worker_id: str = ""
+    """That runs it, or ran it last."""
+    first_token_time: datetime | None = None
+    first_chunk_at: float | None = None
+    """By the monotonic clock."""
+    finish_reasons: tuple[int, ...] = ()
     lease: Lease | None = None
     opened: OpenRequest | None = None
     """The reservation; None until it is written."""
 
+    def begun(self, worker_id: str) -> None:
+        """A worker is asked to run it."""
+        self.worker_id = worker_id
+
+    def prompt_computed(self, cached_tokens: int) -> None:
+        """From here on the prompt is charged; so many of its tokens were in the worker's prefix cache."""
+        self.is_prompt_computed = True
+        self.cached_tokens = min(cached_tokens, len(self.job.prompt))
+
     def produced(self, tokens: int) -> None:
         """Count tokens that the worker has produced; never more than were asked for and set aside."""
+        if not self.started:
+            self.first_token_time, self.first_chunk_at = self.clock.now(), self.clock.monotonic()
         self.started = True
         self.completion_tokens = min(self.completion_tokens + tokens, self.job.max_tokens)
 
     def completed(self, summary: Summary) -> None:
         """The worker's own count is the one to charge; it may include tokens that were not sent."""
         self.outcome = Outcome.COMPLETED
+        self.is_prompt_computed = True
         self.completion_tokens = min(summary.completion_tokens, self.job.max_tokens)
-        self.cached_tokens = summary.cached_tokens
+        self.cached_tokens = min(summary.cached_tokens, len(self.job.prompt))
+        self.finish_reasons = tuple(choice.finish_reason for choice in summary.choices)
 
     def ending(self, time: datetime) -> Ending:
         """As the ledger wants it."""
@@ -64,6 +86,10 @@ class Admission:
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
             time=time,
+            prompt_computed=self.is_prompt_computed,
+            worker_id=self.worker_id,
+            first_token_time=self.first_token_time,
+            finish_reasons=self.finish_reasons,
         )
 
 
@@ -89,7 +115,7 @@ class Admissions:
         context is left, also when the caller is cancelled again and again.
         Raises LimitReachedError, AboveLimitError and NoCreditError, having taken nothing that stays.
         """
-        admission = Admission(job=job, start_time=self._clock.now())
+        admission = Admission(job=job, start_time=self._clock.now(), clock=self._clock)
         self._open += 1
         self._none_open.clear()
         try:
@@ -170,11 +196,13 @@ class Admissions:
         opened = OpenRequest(
             request_id=job.request_id,
             account_id=job.account,
+            key=job.key,
             client_request_id=job.client_request_id,
             start_time=admission.start_time,
             model=job.target.model,
             base_model=job.target.base.name,
             adapter_digest="" if adapter is None else adapter.digest,
+            deployment_uid="" if adapter is None else job.target.deployment_uid,
             price_id=row.id,
             price=row.price if adapter is None else row.price.through_adapter(),
             prompt_tokens=len(job.prompt),
@@ -184,12 +212,17 @@ class Admissions:
 
     async def _give_back(self, admission: Admission) -> None:
         try:
-            if admission.lease is not None:
-                await self._limiter.settle(admission.lease, _tokens_used(admission))
-                await self._limiter.release(admission.lease)
-        finally:
-            if admission.opened is not None:
-                await self._close(admission, admission.opened)
+            try:
+                if admission.lease is not None:
+                    await self._limiter.settle(admission.lease, _tokens_used(admission))
+                    await self._limiter.release(admission.lease)
+            finally:
+                if admission.opened is not None:
+                    await self._close(admission, admission.opened)
+        except Exception:
+            # Said here: who waits may have been cancelled meanwhile, and then nobody else would hear of it.
+            _log.exception("request_not_settled", request_id=admission.job.request_id)
+            raise
 
     async def _close(self, admission: Admission, opened: OpenRequest) -> None:
         ending = admission.ending(self._clock.now())

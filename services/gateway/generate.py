@@ -1,25 +1,24 @@
-"""The Generate use case: one request from key to usage record, in the nine steps of the design."""
+"""The Generate use case: one request from its caller to its usage record, in the nine steps of the design."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from services.common import errors, logs
+from services.common.clock import Clock
 from services.gateway import placement
-from services.gateway.accounts.auth import Authenticator
+from services.gateway.accounts.auth import Principal
 from services.gateway.admission import Admission, Admissions
-from services.gateway.billing.money import TokenPrice
+from services.gateway.answer import Answer, Chunk, Event, Started, Summary
 from services.gateway.billing.rules import charge
-from services.gateway.job import Choice, Job, Produced, Summary
+from services.gateway.job import Job
 from services.gateway.limits.limiter import Limits
 from services.gateway.prompts.tokenizer_cache import TokenizerCache
 from services.gateway.request import GenerateRequest, Prompt
 from services.gateway.routes import RouteTable, Target, Worker
-from services.gateway.upstream.relayed import RelayedError
 from services.gateway.validate import check_prompt, check_request, complete_sampling
 
-Deliver = Callable[[object], Awaitable[None]]
+Deliver = Callable[[Chunk], Awaitable[None]]
 """Sends a chunk to the client; waits while the client does not read."""
 
 _log = logs.get_logger(__name__)
@@ -28,8 +27,8 @@ _log = logs.get_logger(__name__)
 class Stream(Protocol):
     """What a worker says about one request; see `worker_client.WorkerStream`."""
 
-    async def read(self) -> Produced | Summary:
-        """The next chunk, or the summary."""
+    async def read(self) -> Event:
+        """The next event; nothing follows a summary."""
         ...
 
 
@@ -46,74 +45,60 @@ class Workers(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a request came to, for its completion message."""
-
-    request_id: str
-    model: str
-    choices: tuple[Choice, ...]
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    price: TokenPrice
-    total: int
-    """Pico-USD."""
-
-
 class Generate:
-    """Runs requests for whoever has a key."""
+    """Runs requests for whoever has been let in."""
 
     def __init__(
         self,
         *,
-        auth: Authenticator,
         routes: RouteTable,
         tokenizers: TokenizerCache,
         admissions: Admissions,
         workers: Workers,
         limits: Limits,
+        clock: Clock,
     ) -> None:
         """`limits` are the operator's defaults."""
-        self._auth = auth
         self._routes = routes
         self._tokenizers = tokenizers
         self._admissions = admissions
         self._workers = workers
         self._limits = limits
+        self._clock = clock
 
     async def run(
         self,
-        authorization: str,
+        principal: Principal,
         request: GenerateRequest,
         request_id: str,
         deliver: Deliver,
     ) -> Answer:
-        """Answer one request (step 1 is the servicer's): chunks through `deliver`, then what it came to.
+        """Answer one request (steps 1 and 2 are the edge's): chunks through `deliver`, then what it came to.
 
-        Raises ServiceError, or RelayedError with a status that a worker answered with. Once it returns or
-        raises, the request holds nothing and its usage record is written.
+        Raises ServiceError, a worker's own among them. Once it returns or raises, the request holds nothing and its
+        usage record is written.
         """
-        # 2: who asks.
-        principal = await self._auth.authenticate(authorization)
+        arrived = self._clock.monotonic()
         account = principal.member()
         # 3: what for.
         prompt = check_request(request)
         target = self._routes.resolve(request.model, account)
-        job = await self._prepare(request, prompt, request_id, account, target)
+        job = await self._prepare(request, prompt, request_id, principal, target)
+        # A request that nobody can run costs no write.
+        worker = self._some_worker(job)
         limits = principal.limits.over(self._limits)
         # 4: may it run; 9: however it ends, settle and release.
         async with self._admissions.admit(job, limits) as admission:
-            summary = await self._run_somewhere(job, admission, deliver)
+            summary = await self._run_somewhere(worker, job, admission, deliver)
             admission.completed(summary)
-        return _answer(admission, summary)
+        return self._answer(admission, summary, arrived)
 
     async def _prepare(
         self,
         request: GenerateRequest,
         prompt: Prompt,
         request_id: str,
-        account: str,
+        principal: Principal,
         target: Target,
     ) -> Job:
         """Encode the prompt, check what depends on the model, fill in what is not given."""
@@ -129,15 +114,16 @@ class Generate:
         return Job(
             request_id=request_id,
             client_request_id=request.client_request_id,
-            account=account,
+            account=principal.member(),
+            key=principal.key,
             target=target,
             prompt=ids,
             max_tokens=max_tokens,
             sampling=sampling,
         )
 
-    async def _run_somewhere(self, job: Job, admission: Admission, deliver: Deliver) -> Summary:
-        """5: choose a worker; once more where the first one fails before it has produced anything."""
+    def _some_worker(self, job: Job) -> Worker:
+        """5: choose a worker. Raises UnavailableError where none takes requests."""
         worker = self._choose(job)
         if worker is None:
             raise errors.UnavailableError(
@@ -145,11 +131,17 @@ class Generate:
                 f"no worker of {job.target.base.name} takes requests now",
                 retry_after=1.0,
             )
+        return worker
+
+    async def _run_somewhere(
+        self, worker: Worker, job: Job, admission: Admission, deliver: Deliver
+    ) -> Summary:
+        """On `worker`; once more elsewhere where that one fails before the client has been sent anything."""
         try:
             return await self._run_on(worker, job, admission, deliver)
-        except (errors.UnavailableError, RelayedError) as error:
+        except errors.UnavailableError as error:
             other = self._choose(job, exclude=worker.id)
-            if admission.started or other is None or not _may_succeed_elsewhere(error):
+            if admission.started or other is None:
                 raise
             _log.warning("request_moved", from_worker=worker.id, to_worker=other.id, error=str(error))
         return await self._run_on(other, job, admission, deliver)
@@ -172,29 +164,36 @@ class Generate:
         deliver: Deliver,
     ) -> Summary:
         """6 and 7: the worker runs it; 8: each chunk goes to the client as it comes."""
+        admission.begun(worker.id)
         async with self._workers.generate(worker, job) as stream:
-            while isinstance(event := await stream.read(), Produced):
-                admission.produced(event.tokens)
-                await deliver(event.chunk)
+            while not isinstance(event := await stream.read(), Summary):
+                match event:
+                    case Started():
+                        admission.prompt_computed(event.cached_tokens)
+                    case Chunk():
+                        admission.produced(len(event.token_ids))
+                        await deliver(event)
             return event
 
-
-def _may_succeed_elsewhere(error: errors.UnavailableError | RelayedError) -> bool:
-    return error.unavailable if isinstance(error, RelayedError) else True
-
-
-def _answer(admission: Admission, summary: Summary) -> Answer:
-    job, opened = admission.job, admission.opened
-    if opened is None:
-        raise AssertionError("an admission ended well without a reservation")
-    ending = admission.ending(admission.start_time)
-    return Answer(
-        request_id=job.request_id,
-        model=job.target.model,
-        choices=summary.choices,
-        prompt_tokens=len(job.prompt),
-        cached_tokens=admission.cached_tokens,
-        completion_tokens=admission.completion_tokens,
-        price=opened.price,
-        total=charge(opened.price, opened.prompt_tokens, ending) or 0,
-    )
+    def _answer(self, admission: Admission, summary: Summary, arrived: float) -> Answer:
+        job, opened = admission.job, admission.opened
+        if opened is None:
+            raise AssertionError("an admission ended well without a reservation")
+        first = admission.first_chunk_at
+        adapter = job.target.adapter
+        return Answer(
+            request_id=job.request_id,
+            client_request_id=job.client_request_id,
+            model=job.target.model,
+            version_digest="" if adapter is None else adapter.digest,
+            choices=summary.choices,
+            prompt_tokens=len(job.prompt),
+            cached_tokens=admission.cached_tokens,
+            completion_tokens=admission.completion_tokens,
+            price=opened.price,
+            total=charge(opened.price, opened.prompt_tokens, admission.ending(admission.start_time)) or 0,
+            engine=summary.engine,
+            mode=summary.mode,
+            first_chunk_seconds=None if first is None else max(0.0, first - arrived),
+            total_seconds=max(0.0, self._clock.monotonic() - arrived),
+        )

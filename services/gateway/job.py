@@ -1,4 +1,4 @@
-"""A request that is ready to run, and what a worker says about it."""
+"""A request that is ready to run."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ class Job:
     """The server's."""
     client_request_id: str
     account: str
+    key: str
+    """Name of the key that it came with."""
     target: Target
     prompt: tuple[int, ...]
     max_tokens: int
@@ -27,31 +29,3 @@ class Job:
         """Where it counts."""
         kind = PoolKind.BASE if self.target.adapter is None else PoolKind.LORA
         return Pool(account=self.account, base_model=self.target.base.name, kind=kind)
-
-
-@dataclass(frozen=True)
-class Produced:
-    """Something a worker produced, to be passed on as it is."""
-
-    chunk: object
-    """The edge's own message; nothing in between looks inside."""
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How one choice ended."""
-
-    index: int
-    finish_reason: int
-    """The edge's own enum value."""
-    stop: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A worker's last word on a request."""
-
-    choices: tuple[Choice, ...]
-    cached_tokens: int
-    completion_tokens: int

@@ -27,6 +27,9 @@ class ChatMessage:
 
     role: str
     content: str
+    """Its parts, joined in order."""
+    name: str = ""
+    """Tells speakers of one role apart; empty where the client gave none."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Where requests can go, as the registry last said: base models, deployments, workers."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.common import errors
@@ -36,7 +36,6 @@ class Failure:
 
     reason: str
     message: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,21 @@ class Worker:
 
 @dataclass(frozen=True)
 class RouteUpdate:
-    """One message of the registry's."""
+    """A change of the registry's, or all that it knows."""
 
     snapshot: bool
     """Replaces everything known before."""
     base_models: Sequence[BaseModel] = ()
+    removed_base_models: Sequence[str] = ()
+    """Names."""
     deployments: Sequence[Deployment] = ()
     removed_deployments: Sequence[str] = ()
     """uids."""
     workers: Sequence[Worker] = ()
     removed_workers: Sequence[str] = ()
     """ids."""
+    lost_workers: Sequence[str] = ()
+    """Of the removed ones those whose lease ended: what runs on them may never end."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Target:
     base: BaseModel
     adapter: AdapterVersion | None
     """None runs the base."""
+    deployment_uid: str = ""
+    """Empty for a base."""
 
 
 class RouteTable:
@@ -117,7 +122,7 @@ class RouteTable:
         self._workers: dict[str, Worker] = {}
 
     def apply(self, update: RouteUpdate) -> None:
-        """Take in a message. Removals come first: a name may pass from one deployment to another."""
+        """Take in an update whole. Removals come first: a name may pass from one deployment to another."""
         if update.snapshot:
             for table in (self._bases, self._deployments, self._uids, self._workers):
                 table.clear()
@@ -127,6 +132,8 @@ class RouteTable:
                 del self._uids[gone.name]
         for worker_id in update.removed_workers:
             self._workers.pop(worker_id, None)
+        for name in update.removed_base_models:
+            self._bases.pop(name, None)
         self._bases.update((base.name, base) for base in update.base_models)
         for deployment in update.deployments:
             self._deployments[deployment.uid] = deployment
@@ -170,7 +177,6 @@ class RouteTable:
                 failure.reason or "DEPLOYMENT_FAILED",
                 deployment.name,
                 failure.message or f"deployment {deployment.name} has failed",
-                failure.metadata,
             )
         base = self._bases.get(deployment.base_model)
         if deployment.state is not DeploymentState.RUNNING or deployment.adapter is None or base is None:
@@ -180,7 +186,9 @@ class RouteTable:
                 retry_after=_RETRY_SECONDS,
                 metadata={"resource_name": deployment.name},
             )
-        return Target(model=deployment.name, base=base, adapter=deployment.adapter)
+        return Target(
+            model=deployment.name, base=base, adapter=deployment.adapter, deployment_uid=deployment.uid
+        )
 
     def _check_known(self) -> None:
         if not self._known.is_set():

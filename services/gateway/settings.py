@@ -1,9 +1,9 @@
 """What the gateway can be told."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, secret_field
 
 
 class GatewaySettings(ServiceSettings):
@@ -11,6 +11,8 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="LORAMUX_GATEWAY_")
 
+    gateway_secret: SecretStr = secret_field("What gateways show the registry.")
+    dispatch_secret: SecretStr = secret_field("What gateways and the registry show workers.")
     registry_address: str = Field(description="host:port of the registry.")
     database_url: str = Field(
         description="SQLAlchemy URL of the database of accounts, keys and ledger, "

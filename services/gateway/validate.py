@@ -6,11 +6,13 @@ import secrets
 from collections.abc import Iterable
 
 from services.common import errors
-from services.gateway.accounts.names import check_request_id
+from services.gateway.accounts.names import check_client_request_id
 from services.gateway.request import ChatPrompt, GenerateRequest, Prompt, Sampling, TextPrompt, TokenPrompt
 
 DEFAULT_MAX_TOKENS = 1_024
+MAX_MODEL_BYTES = 128
 
+_MAX_NAME_BYTES = 64
 _MAX_STOPS = 16
 _MAX_STOP_BYTES = 256
 _MAX_BIASES = 1_024
@@ -33,9 +35,8 @@ _FLOAT_BOUNDS: dict[str, _Bound] = {
 
 def check_request(request: GenerateRequest) -> Prompt:
     """Check what can be checked without the model; returns the prompt. Raises InvalidFieldError."""
-    if not request.model:
-        raise errors.InvalidFieldError("model", "", "a base model's name or a deployment's account/name")
-    check_request_id(request.client_request_id, required=False)
+    _check_model(request.model)
+    check_client_request_id(request.client_request_id)
     match request.prompt:
         case None:
             raise errors.InvalidFieldError("prompt", "unset", "one of text, tokens, chat")
@@ -86,13 +87,24 @@ def complete_sampling(sampling: Sampling, *, room: int, vocabulary: int) -> tupl
     return dataclasses.replace(sampling, max_tokens=max_tokens, seed=seed), max_tokens * (sampling.n or 1)
 
 
+def _check_model(model: str) -> None:
+    size = len(model.encode(errors="replace"))
+    if not 1 <= size <= MAX_MODEL_BYTES:
+        bound = f"a base model's name or a deployment's account/name, of at most {MAX_MODEL_BYTES} bytes"
+        raise errors.InvalidFieldError("model", model, bound)
+    if "/" in model and "@" in model:
+        raise errors.NotImplementedYetError("model", "a version of a deployment (name@version)")
+
+
 def _check_chat(chat: ChatPrompt) -> None:
     if not chat.messages:
         raise errors.InvalidFieldError("chat.messages", "empty", "at least one message")
     for place, message in enumerate(chat.messages):
-        if not message.role:
-            bound = "a role that the model's chat template knows, such as user"
-            raise errors.InvalidFieldError(f"chat.messages[{place}].role", "", bound)
+        for name, least in (("role", 1), ("name", 0)):
+            value = getattr(message, name)
+            if not least <= len(value.encode(errors="replace")) <= _MAX_NAME_BYTES:
+                bound = f"{least} .. {_MAX_NAME_BYTES} bytes"
+                raise errors.InvalidFieldError(f"chat.messages[{place}].{name}", value, bound)
 
 
 def _check_floats(sampling: Sampling) -> None:

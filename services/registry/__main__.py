@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from loramux.deployment.v1 import deployment_pb2_grpc
-from loramux.fleet.v1 import fleet_pb2_grpc
+from loramux.fleet.v1 import fleet_pb2_grpc, routing_pb2_grpc
 from services.common import logs
 from services.common.clock import SystemClock
 from services.common.database import open_database
+from services.common.interceptors import InternalDoor
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
 from services.registry.admission.adapter_admission import Admission
@@ -25,9 +26,10 @@ from services.registry.fleet.load_client import WorkerClient
 from services.registry.fleet.roster import Roster, keep_leases
 from services.registry.fleet.route_log import Routes
 from services.registry.hub_reader import HubReader
-from services.registry.rpc import deployment_servicer, fleet_servicer
+from services.registry.rpc import deployment_servicer, fleet_servicer, routing_servicer
 from services.registry.rpc.deployment_servicer import DeploymentServicer
 from services.registry.rpc.fleet_servicer import FleetServicer
+from services.registry.rpc.routing_servicer import RoutingServicer
 from services.registry.settings import RegistrySettings
 from services.registry.storage.store import Store
 
@@ -50,7 +52,7 @@ async def serve(settings: RegistrySettings) -> None:
 
     clock, routes, changes = SystemClock(), Routes(base_models), Changes()
     fleet = Fleet(catalog.by_name, routes, clock)
-    calls = InternalCalls(settings.internal_secret.get_secret_value())
+    dispatch = InternalCalls(settings.dispatch_secret.get_secret_value())
     engine = await open_database(settings.database_url, MIGRATIONS)
     store = Store(engine)
     book = DeploymentBook(store, routes, changes, clock)
@@ -59,7 +61,7 @@ async def serve(settings: RegistrySettings) -> None:
         book=book,
         admission=Admission(hub, max_bytes=settings.max_adapter_bytes),
         fleet=fleet,
-        load=WorkerClient(calls).load,
+        load=WorkerClient(dispatch).load,
         base_models=catalog.by_name,
         sealer=sealer,
     )
@@ -71,23 +73,33 @@ async def serve(settings: RegistrySettings) -> None:
         base_models=catalog.by_name,
         sealer=sealer,
     )
+    for_gateways = InternalDoor(InternalCalls(settings.gateway_secret.get_secret_value()))
+    for_workers = InternalDoor(InternalCalls(settings.worker_secret.get_secret_value()))
     server = RpcServer(
         settings,
         [
             ServiceBinding(
                 deployment_servicer.NAME,
+                for_gateways,
                 lambda server: deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(
                     DeploymentServicer(catalog, deployments), server
                 ),
             ),
             ServiceBinding(
+                routing_servicer.NAME,
+                for_gateways,
+                lambda server: routing_pb2_grpc.add_RoutingServiceServicer_to_server(
+                    RoutingServicer(catalog, routes), server
+                ),
+            ),
+            ServiceBinding(
                 fleet_servicer.NAME,
+                for_workers,
                 lambda server: fleet_pb2_grpc.add_FleetServiceServicer_to_server(
-                    FleetServicer(catalog, fleet, routes, deployments), server
+                    FleetServicer(catalog, fleet, deployments), server
                 ),
             ),
         ],
-        calls=calls,
     )
 
     roster = Roster(engine)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, secret_field
 from services.registry.deployments.sealing import KEY_BYTES
 
 
@@ -35,6 +35,13 @@ class RegistrySettings(ServiceSettings):
         SecretStr(""),
         description="The operator's Hub token, for base models only. Adapters never see it.",
     )
+    gateway_secret: SecretStr = secret_field(
+        "What gateways show: opens deployments and routes.",
+    )
+    worker_secret: SecretStr = secret_field(
+        "What workers show: opens leases and the Hub tokens of what they download, and nothing of the gateways'.",
+    )
+    dispatch_secret: SecretStr = secret_field("What the registry shows workers.")
     encryption_key: SecretStr = Field(
         description=f"Base64 of {KEY_BYTES} random bytes: seals users' Hub tokens in the database.",
     )

@@ -3,11 +3,8 @@
 import asyncio
 import gc
 import sys
-import time
 import uuid
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
@@ -15,19 +12,20 @@ from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
 from services.common import internal, logs
 from services.common.hub import HubClient
+from services.common.interceptors import InternalDoor
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
 from services.worker.adapters.adapter_store import AdapterStore, FolderInUseError
 from services.worker.adapters.ready_adapters import Adapters
 from services.worker.base.base_files import StartRefusedError, base_folder
+from services.worker.engine.choice import start_engine
+from services.worker.engine.interface import Engine
 from services.worker.generator import Generator
 from services.worker.lease_client import Lease, Load
 from services.worker.metrics import serve_metrics
 from services.worker.registry_client import RegistryClient
 from services.worker.settings import WorkerSettings
+from services.worker.token_texts import TokenTexts
 from services.worker.worker_servicer import WorkerServicer
-
-if TYPE_CHECKING:
-    from services.worker.engine.local.local_engine import TorchEngine
 
 _PROBE_TEXT = "Hello"
 
@@ -39,7 +37,7 @@ async def serve(settings: WorkerSettings) -> None:
 
     Raises StartRefusedError or FolderInUseError when it cannot start.
     """
-    calls = internal.InternalCalls(settings.internal_secret.get_secret_value())
+    calls = internal.InternalCalls(settings.worker_secret.get_secret_value())
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(calls.channel(settings.registry_address))
         fleet = fleet_pb2_grpc.FleetServiceStub(channel)
@@ -55,7 +53,7 @@ async def serve(settings: WorkerSettings) -> None:
         folder = await base_folder(
             base, hub, settings.cache_dir / "bases", token=settings.hub_token.get_secret_value()
         )
-        engine = await _start_engine(settings, folder)
+        engine = await start_engine(settings, folder)
         stack.push_async_callback(engine.stop)
         if settings.metrics_address:
             stack.push_async_callback(serve_metrics(settings.metrics_address, engine).close)
@@ -63,7 +61,14 @@ async def serve(settings: WorkerSettings) -> None:
 
         def load() -> Load:
             stats = engine.stats()
-            return Load(tuple(stats.adapters), stats.running, stats.waiting)
+            return Load(
+                residents=tuple(stats.adapters),
+                running=stats.running,
+                waiting=stats.waiting,
+                kv_blocks=stats.kv_blocks,
+                kv_blocks_held=stats.kv_blocks_held,
+                adapter_bytes=sum(stats.adapter_bytes.values()),
+            )
 
         lease = Lease(fleet, calls, load)
         adapters = Adapters(
@@ -75,22 +80,16 @@ async def serve(settings: WorkerSettings) -> None:
         generator = Generator(
             engine, adapters, tokenizer, max_requests=settings.max_sequences + settings.max_waiting
         )
-        server = RpcServer(settings, [_binding(WorkerServicer(generator, adapters, engine))], calls=calls)
+        door = InternalDoor(internal.InternalCalls(settings.dispatch_secret.get_secret_value()))
+        texts = TokenTexts(tokenizer)
+        servicer = WorkerServicer(generator, adapters, engine, texts)
+        server = RpcServer(settings, [_binding(servicer, door)])
         await server.start()
         await server.ready()
         # Collections look at what requests make from now on, and not at all of torch and transformers each time.
         gc.collect()
         gc.freeze()
-        leased = lease.start(
-            fleet_pb2.WorkerRegistration(
-                worker_id=uuid.uuid4().hex,
-                address=server.address,
-                base_model=settings.base_model,
-                base_commit=base.commit,
-                max_sequences=settings.max_sequences,
-                adapter_slots=settings.adapter_slots,
-            )
-        )
+        leased = lease.start(_registration(settings, engine, address=server.address, base_commit=base.commit))
         stack.push_async_callback(lease.close)
 
         async def refuse_new() -> None:
@@ -100,43 +99,32 @@ async def serve(settings: WorkerSettings) -> None:
         await run_until_signalled(server, while_draining=refuse_new, failed=[leased, engine.failed])
 
 
-async def _start_engine(settings: WorkerSettings, folder: Path) -> "TorchEngine":
-    started = time.monotonic()
-    _log.info("engine_starting", folder=str(folder), device=settings.device, dtype=settings.dtype)
-    # Seconds of import: not for --help, and not while the registry is away.
-    from services.worker.engine.local.engine_config import EngineConfig  # noqa: PLC0415
-    from services.worker.engine.local.local_engine import TorchEngine  # noqa: PLC0415
-    from services.worker.engine.local.torch_form.torch_attention import UnsupportedModelError  # noqa: PLC0415
-
-    config = EngineConfig(
-        base_folder=folder,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        kernels=settings.kernels,
-        adapter_slots=settings.adapter_slots,
-        adapter_bytes=settings.adapter_bytes,
-        host_cache_bytes=settings.host_cache_bytes,
-        prefix_cache=settings.prefix_cache,
+def _registration(
+    settings: WorkerSettings, engine: Engine, *, address: str, base_commit: str
+) -> fleet_pb2.WorkerRegistration:
+    capabilities = engine.capabilities
+    return fleet_pb2.WorkerRegistration(
+        worker_id=uuid.uuid4().hex,
+        address=address,
+        base_model=settings.base_model,
+        base_commit=base_commit,
         max_sequences=settings.max_sequences,
-        kv_tokens=settings.kv_tokens,
-        prefill_tokens=settings.prefill_tokens,
+        adapter_slots=settings.adapter_slots,
+        capabilities=fleet_pb2.Capabilities(
+            engine=capabilities.engine,
+            mode=capabilities.mode,
+            adapter_variants=capabilities.adapter_variants,
+            max_lora_rank=capabilities.max_lora_rank,
+            context_length=engine.context_length,
+            dtype=capabilities.dtype,
+        ),
     )
-    try:
-        engine = await TorchEngine.start(config)
-    except UnsupportedModelError as error:
-        raise StartRefusedError(f"the base model cannot be served: {error}") from None
-    _log.info(
-        "engine_started",
-        context_length=engine.context_length,
-        seconds=round(time.monotonic() - started, 1),
-    )
-    return engine
 
 
-def _binding(servicer: WorkerServicer) -> ServiceBinding:
+def _binding(servicer: WorkerServicer, door: InternalDoor) -> ServiceBinding:
     return ServiceBinding(
         worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name,
+        door,
         lambda server: worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server),
     )
 

@@ -7,6 +7,14 @@ from services.worker.engine.interface import Finish, TokenLogprob
 
 
 @dataclass(frozen=True)
+class Started:
+    """The prompt is computed."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
 class Chunk:
     """What was produced since the last chunk of the same choice."""
 
@@ -47,15 +55,21 @@ class Summary:
 
 
 class Mailbox:
-    """Between who produces and who reads: a chunk of each choice at most, into which later ones are joined; then the end.
+    """Between who produces and who reads: that it started, a chunk of each choice at most, into which later ones are joined; then the end.
 
     Putting never waits, so a slow reader holds nothing up; what waits for it is bounded by max_tokens.
     """
 
     def __init__(self) -> None:
+        self._started: Started | None = None
         self._chunks: dict[int, Chunk] = {}
         self._end: Summary | Exception | None = None
         self._arrived = asyncio.Event()
+
+    def start(self, started: Started) -> None:
+        """Before the first chunk."""
+        self._started = started
+        self._arrived.set()
 
     def put(self, chunk: Chunk) -> None:
         """Add what was produced."""
@@ -68,9 +82,14 @@ class Mailbox:
         self._end = outcome
         self._arrived.set()
 
-    async def take(self) -> Chunk | Summary:
+    async def take(self) -> Started | Chunk | Summary:
         """What has come, else wait for it. Raises the exception that ended the request, after its last chunk."""
         await self._arrived.wait()
+        if self._started is not None:
+            started, self._started = self._started, None
+            if not self._chunks and self._end is None:
+                self._arrived.clear()
+            return started
         if self._chunks:
             chunk = self._chunks.pop(next(iter(self._chunks)))
             if not self._chunks and self._end is None:

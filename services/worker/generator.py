@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from services.common import errors, logs
 from services.common.adapters.version import AdapterVersion
 from services.worker.adapters.ready_adapters import Adapters, engine_stopped
-from services.worker.chunks import Choice, Chunk, Mailbox, Summary
+from services.worker.chunks import Choice, Chunk, Mailbox, Started, Summary
 from services.worker.engine.interface import (
     Engine,
     EngineOutput,
@@ -65,8 +65,8 @@ class Generator:
         """Refuse new requests from now on."""
         self._draining = True
 
-    async def run(self, request: Request) -> AsyncGenerator[Chunk | Summary]:
-        """Yield chunks, then one summary. Closing the iterator ends the sequence and drops its pin at once.
+    async def run(self, request: Request) -> AsyncGenerator[Started | Chunk | Summary]:
+        """Yield that it started, chunks, then one summary. Closing the iterator ends the sequence and drops its pin at once.
 
         Raises UnavailableError DRAINING, QUEUE_FULL or ENGINE_STOPPED, InvalidFieldError, and whatever
         fetching the adapter raises.
@@ -77,8 +77,9 @@ class Generator:
         try:
             event = await mailbox.take()
             self.totals.prompt_tokens += len(request.prompt)
-            while isinstance(event, Chunk):
-                self.totals.completion_tokens += len(event.token_ids)
+            while not isinstance(event, Summary):
+                if isinstance(event, Chunk):
+                    self.totals.completion_tokens += len(event.token_ids)
                 yield event
                 event = await mailbox.take()
             yield event
@@ -137,7 +138,9 @@ class Generator:
         try:
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
-                    begun.set()
+                    if not begun.is_set():
+                        mailbox.start(Started(len(request.prompt), output.cached_tokens))
+                        begun.set()
                     cached = max(cached, output.cached_tokens)
                     chunk = _chunk_of(output, text, index)
                     produced += len(chunk.token_ids)

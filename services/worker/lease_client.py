@@ -31,6 +31,9 @@ class Load:
     residents: Sequence[str]
     running: int
     waiting: int
+    kv_blocks: int = 0
+    kv_blocks_held: int = 0
+    adapter_bytes: int = 0
 
 
 class Lease:
@@ -96,6 +99,9 @@ class Lease:
             async for response in call:
                 self._wait = _FIRST_WAIT
                 self._interval = response.report_interval_ms / 1000 or _DEFAULT_INTERVAL
+                if response.HasField("wanted_adapters"):
+                    # Nothing is loaded ahead yet; said, so that who asks for it sees why nothing comes.
+                    _log.info("wanted_adapters_passed_over", count=len(response.wanted_adapters.adapters))
                 if not registered:
                     registered = True
                     _log.info("registered", worker_id=registration.worker_id, interval=self._interval)
@@ -118,6 +124,11 @@ class Lease:
                 running_sequences=load.running,
                 waiting_sequences=load.waiting,
                 draining=draining,
+                memory=fleet_pb2.Memory(
+                    kv_blocks=load.kv_blocks,
+                    kv_blocks_held=load.kv_blocks_held,
+                    adapter_bytes=load.adapter_bytes,
+                ),
             )
             await call.write(fleet_pb2.RegisterRequest(report=report))
             if draining:

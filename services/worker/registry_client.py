@@ -13,6 +13,10 @@ from services.worker.base.base_files import BaseSource, StartRefusedError
 _ASK_SECONDS = 10.0
 _FIRST_WAIT = 0.2
 _LONGEST_WAIT = 5.0
+# What the registry has looked at and said no to.
+_FINAL = frozenset({
+    grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT,
+})  # fmt: skip
 _NO_ANSWER = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 _log = logs.get_logger(__name__)
@@ -49,14 +53,14 @@ class RegistryClient:
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
 
-    async def hub_token(self, deployment_uid: str) -> str:
-        """A deployment's Hub token; empty where none is stored.
+    async def hub_token(self, deployment_uid: str, adapter_digest: str) -> str:
+        """The Hub token of one version of a deployment; empty where none is stored.
 
         Raises PreconditionError where the registry refuses, and UnavailableError REGISTRY_UNREACHABLE.
         """
         try:
             response = await self._stub.GetHubToken(
-                fleet_pb2.GetHubTokenRequest(deployment_uid=deployment_uid),
+                fleet_pb2.GetHubTokenRequest(deployment_uid=deployment_uid, adapter_digest=adapter_digest),
                 metadata=self._calls.metadata(request_id=interceptors.request_id()),
                 timeout=_ASK_SECONDS,
             )
@@ -69,7 +73,7 @@ class RegistryClient:
 def _meaning(error: grpc.aio.AioRpcError, deployment_uid: str) -> errors.ServiceError:
     metadata = {"deployment_uid": deployment_uid}
     refusal = from_rpc_error(error)
-    if refusal.reason and error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+    if refusal.reason and error.code() in _FINAL:
         return errors.PreconditionError(refusal.reason, deployment_uid, refusal.message, metadata)
     return errors.UnavailableError(
         "REGISTRY_UNREACHABLE",

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.common.settings import ServiceSettings
+from services.common.settings import ServiceSettings, secret_field
 
 
 class WorkerSettings(ServiceSettings):
@@ -14,6 +14,8 @@ class WorkerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="LORAMUX_WORKER_")
 
+    worker_secret: SecretStr = secret_field("What workers show the registry.")
+    dispatch_secret: SecretStr = secret_field("What gateways and the registry show workers.")
     registry_address: str = Field(description="host:port of the registry.", pattern=r"^\S+:\d+$")
     base_model: str = Field(description="Name, in the registry, of the base model to serve.", min_length=1)
     cache_dir: Path = Field(

@@ -15,6 +15,7 @@ from services.gateway.accounts.accounts import AccountLimits
 from services.gateway.billing.ledger import Balance
 from services.gateway.billing.money import INT64_MAX
 from services.gateway.billing.rules import Outcome
+from services.gateway.billing.usage import UsageFilter
 from services.gateway.storage import tables
 from tests.support.gateway_books import CREDIT, DATABASES, Books, open_books
 
@@ -47,7 +48,7 @@ async def test_a_request_that_is_voided_costs_nothing_and_is_recorded(
     await books.ledger.close(request.request_id, books.ending(outcome, tokens))
     assert await books.ledger.balance("acme") == Balance(CREDIT, 0, 0)
     assert (await books.kinds())[-1] == ("void", 0)
-    (record,) = await books.records.page("acme", "", None, 10)
+    (record,) = await books.records.page("acme", UsageFilter(), None, 10)
     assert (record.total, record.ending.outcome, record.ending.completion_tokens) == (0, outcome, tokens)
     assert record.request == request
 
@@ -102,11 +103,11 @@ async def test_a_reference_cannot_be_used_again_with_another_amount(books: Books
     await books.ledger.grant("acme", 50, "gift")
     with pytest.raises(InvalidFieldError) as caught:
         await books.ledger.grant("acme", 51, "gift")
-    assert caught.value.field == "request_id"
+    assert caught.value.field == "idempotency_key"
 
 
 async def test_the_same_reference_serves_two_accounts(books: Books) -> None:
-    await books.accounts.create("rival", AccountLimits(), 0)
+    await books.accounts.create("rival", AccountLimits(), 0, "")
     await books.ledger.grant("acme", 50, "gift")
     assert (await books.ledger.grant("rival", 50, "gift")).granted == 50
 
@@ -179,7 +180,7 @@ async def test_requests_without_a_client_id_each_have_their_record(books: Books)
         request = await books.request(client_request_id="")
         await books.ledger.reserve(request, 5_000)
         await books.ledger.close(request.request_id, books.ending())
-    assert len(await books.records.page("acme", "", None, 10)) == 3
+    assert len(await books.records.page("acme", UsageFilter(), None, 10)) == 3
 
 
 async def test_only_requests_that_nobody_keeps_are_abandoned(books: Books) -> None:

@@ -36,14 +36,14 @@ class Desk:
         self.clock = ManualClock()
         self.transactions = Transactions(engine)
         self.accounts = Accounts(self.transactions, self.clock)
-        self.keys = Keys(self.transactions, self.clock)
+        self.keys = Keys(self.transactions, self.clock, b"minting")
         self.auth = Authenticator(self.keys, hash_of(OPERATOR_KEY), self.clock)
 
 
 @pytest.fixture
 async def desk(engine: AsyncEngine) -> Desk:
     made = Desk(engine)
-    await made.accounts.create("acme", AccountLimits(max_in_flight=3), 100)
+    await made.accounts.create("acme", AccountLimits(max_in_flight=3), 100, "")
     return made
 
 
@@ -62,7 +62,7 @@ async def test_opening_the_same_database_again_changes_nothing(engine: AsyncEngi
 
 async def test_an_account_is_there_once(desk: Desk) -> None:
     with pytest.raises(AlreadyExistsError):
-        await desk.accounts.create("acme", AccountLimits(), 0)
+        await desk.accounts.create("acme", AccountLimits(), 0, "")
     assert (await desk.accounts.get("acme")).limits == AccountLimits(max_in_flight=3)
     with pytest.raises(NotFoundError):
         await desk.accounts.get("nobody")
@@ -78,7 +78,7 @@ async def test_an_account_is_there_once(desk: Desk) -> None:
 )
 async def test_limits_that_make_no_sense_are_refused(desk: Desk, limits: AccountLimits, field: str) -> None:
     with pytest.raises(InvalidFieldError) as caught:
-        await desk.accounts.create("other", limits, 0)
+        await desk.accounts.create("other", limits, 0, "")
     assert caught.value.field == field
 
 

@@ -9,6 +9,7 @@ import pytest
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.rules import Outcome
+from services.gateway.billing.usage import UsageFilter
 from services.gateway.storage import tables
 from tests.support.gateway_books import DATABASES, PRICE, Books, open_books
 
@@ -24,9 +25,9 @@ async def test_a_price_is_written_when_it_changes_and_only_then(books: Books) ->
     assert await books.prices.in_force("base", PRICE) == first
     other_gateway = PriceBook(books.transactions, books.clock)
     assert await other_gateway.in_force("base", PRICE) == first
-    raised = await books.prices.in_force("base", TokenPrice(20, 200))
+    raised = await books.prices.in_force("base", TokenPrice(20, 20, 200))
     assert raised.id > first.id
-    assert await other_gateway.in_force("base", TokenPrice(20, 200)) == raised
+    assert await other_gateway.in_force("base", TokenPrice(20, 20, 200)) == raised
     back = await books.prices.in_force("base", PRICE)
     assert back.id > raised.id
     assert len(await books.rows(tables.prices)) == 3
@@ -39,7 +40,7 @@ async def test_the_bill_sums_by_model_and_price_and_leaves_out_what_cost_nothing
         ({}, books.ending(Outcome.CANCELLED, 2)),
         ({}, books.ending(Outcome.FAILED, 9)),
         (lora, books.ending(tokens=5)),
-        ({"price": TokenPrice(1, 1)}, books.ending(tokens=1)),
+        ({"price": TokenPrice(1, 1, 1)}, books.ending(tokens=1)),
     ]
     for changes, ending in ended:
         request = await books.request(**changes)  # type: ignore[arg-type]  # named above
@@ -78,13 +79,13 @@ async def test_usage_pages_lead_through_every_record_once_newest_first(books: Bo
         # Some end in the same moment.
         books.clock.advance(place % 3)
     seen, after = [], None
-    while page := await books.records.page("acme", "", after, 2):
+    while page := await books.records.page("acme", UsageFilter(), after, 2):
         seen += [record.request.request_id for record in page]
         after = page[-1].place
-    everything = await books.records.page("acme", "", None, 100)
+    everything = await books.records.page("acme", UsageFilter(), None, 100)
     assert seen == [record.request.request_id for record in everything]
     assert len(set(seen)) == 7
     assert [one.ending.time for one in everything] == sorted(
         (one.ending.time for one in everything), reverse=True
     )
-    assert len(await books.records.page("acme", "odd", None, 100)) == 3
+    assert len(await books.records.page("acme", UsageFilter(model="odd"), None, 100)) == 3

@@ -21,7 +21,7 @@ BASE = BaseModel(
     context_length=512,
     max_lora_rank=64,
     target_modules=("q_proj",),
-    price=Price(2, 2),
+    price=Price(2, 2, 2),
     modules={},
     tokenizer=Tokenizer(b"", "", {}),
 )

@@ -17,9 +17,10 @@ from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFou
 from services.registry.__main__ import MIGRATIONS
 from services.registry.deployments import lifecycle
 from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+from services.registry.deployments.list_query import ListQuery, Order, Place
 from services.registry.fleet.roster import Roster
-from services.registry.fleet.worker import Registration
-from services.registry.storage.store import RequestKey, Store
+from services.registry.fleet.worker import Capabilities, Registration
+from services.registry.storage.store import CreateKey, Store
 from services.registry.storage.tables import adapter_versions, metadata
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -30,7 +31,7 @@ NEW = Deployment(
     deployment_id="pirate",
     base_model="tiny",
     state=State.INITIALIZING,
-    adapter=Adapter("org/a", "main", hub_token=b"\x00sealed"),
+    serving=Adapter("org/a", "main", hub_token=b"\x00sealed"),
     create_time=MOMENT,
     update_time=MOMENT,
     status_message="checking",
@@ -61,12 +62,13 @@ async def test_what_goes_in_comes_out(store: Store) -> None:
     await store.insert(NEW, None)
     full = replace(
         NEW,
-        adapter=replace(NEW.adapter, version=VERSION),
-        candidate=Adapter("org/b", "", None, replace(VERSION, hub_repo="org/b", commit="d" * 40)),
+        serving=replace(NEW.serving, version=VERSION, number=1),
+        candidate=Adapter("org/b", "", None, replace(VERSION, hub_repo="org/b", commit="d" * 40), number=4),
         state=State.RUNNING,
         failure=Failure("REASON", "message — ünïcode", {"field": "r"}),
         version=2,
         generation=3,
+        versions=4,
         update_time=MOMENT + timedelta(seconds=1),
     )
     changed = await store.change("u1", lambda _before: full, full.update_time)
@@ -118,25 +120,90 @@ async def test_one_version_is_one_row_and_a_copy_in_another_repo_is_another(
     assert copy.digest == VERSION.digest
     for number, version in enumerate((VERSION, VERSION, copy)):
         one = replace(NEW, uid=f"u{number}", deployment_id=f"d{number}")
-        await store.insert(replace(one, adapter=replace(one.adapter, version=version)), None)
+        await store.insert(replace(one, serving=replace(one.serving, version=version)), None)
     async with engine.connect() as connection:
         rows = await connection.execute(sa.select(adapter_versions.c.hub_repo).order_by("hub_repo"))
         assert list(rows.scalars()) == ["org/a", "org/copy"]
     found = await store.get_by_uid("u2")
     assert found is not None
-    assert found.adapter.version == copy
+    assert found.serving.version == copy
 
 
-async def test_pages_go_by_id_within_an_account(store: Store) -> None:
-    for number in (3, 1, 2):
-        await store.insert(replace(NEW, uid=f"u{number}", deployment_id=f"d{number}"), None)
-    await store.insert(replace(NEW, uid="x", deployment_id="d9", account="other"), None)
-    assert [one.uid for one in await store.page("acme", "", 2)] == ["u1", "u2"]
-    assert [one.uid for one in await store.page("acme", "d2", 2)] == ["u3"]
+class TestLists:
+    @pytest.fixture
+    async def filled(self, store: Store) -> Store:
+        """Five of acme's, made at three moments, in an order that is neither that of their ids nor of their uids."""
+        for uid, deployment_id, minute in (
+            ("u5", "alpha", 2), ("u2", "delta", 1), ("u4", "bravo", 0), ("u1", "echo", 1), ("u3", "Charlie", 1),
+        ):  # fmt: skip
+            moment = MOMENT + timedelta(minutes=minute)
+            one = replace(NEW, uid=uid, deployment_id=deployment_id.lower(), create_time=moment)
+            await store.insert(replace(one, serving=Adapter(f"Org/{deployment_id}_x", "")), None)
+        await store.insert(replace(NEW, uid="x", deployment_id="foreign", account="other"), None)
+        return store
+
+    @pytest.mark.parametrize(
+        ("order", "uids"),
+        [
+            (Order.CREATE_TIME, ["u4", "u1", "u2", "u3", "u5"]),
+            (Order.CREATE_TIME_DESCENDING, ["u5", "u3", "u2", "u1", "u4"]),
+            (Order.NAME, ["u5", "u4", "u3", "u2", "u1"]),
+        ],
+    )
+    @pytest.mark.parametrize("size", [1, 2, 5])
+    async def test_pages_hold_every_one_of_an_account_once_and_in_order(
+        self, filled: Store, order: Order, uids: list[str], size: int
+    ) -> None:
+        found: list[str] = []
+        after: Place | None = None
+        while page := await filled.page("acme", ListQuery(order=order), after, size):
+            assert len(page) <= size
+            found += [one.uid for one in page]
+            after = Place.of(page[-1])
+        assert found == uids
+
+    async def test_only_the_states_that_are_asked_for(self, filled: Store) -> None:
+        await filled.change("u2", lambda one: lifecycle.failed(one, Failure("R", "m")), MOMENT)
+        await filled.change("u3", lambda one: replace(one, state=State.RUNNING), MOMENT)
+        await filled.change("u4", lifecycle.deleted, MOMENT)
+
+        async def uids(*states: State) -> list[str]:
+            return [one.uid for one in await filled.page("acme", ListQuery(states=states), None, 9)]
+
+        assert await uids(State.FAILED) == ["u2"]
+        assert await uids(State.RUNNING, State.FAILED) == ["u2", "u3"]
+        assert await uids() == ["u1", "u2", "u3", "u5"]
+        assert await uids(State.DELETED) == []
+
+    @pytest.mark.parametrize(
+        ("search", "uids"),
+        [
+            ("CHARL", ["u3"]),
+            ("acme/e", ["u1"]),
+            ("org/al", ["u5"]),
+            ("h", ["u1", "u3", "u5"]),
+            ("a_x", ["u2", "u5"]),
+            ("%", []),
+            ("_", ["u4", "u1", "u2", "u3", "u5"]),
+            ("/e", ["u1"]),
+            ("\\", []),
+            ("é", []),
+        ],
+    )
+    async def test_a_search_finds_parts_of_names_and_repos_whatever_their_case(
+        self, filled: Store, search: str, uids: list[str]
+    ) -> None:
+        found = await filled.page("acme", ListQuery(search=search), None, 9)
+        assert sorted(one.uid for one in found) == sorted(uids)
+
+    async def test_a_candidate_s_repo_is_found_too(self, filled: Store) -> None:
+        await filled.change("u2", lambda one: replace(one, candidate=Adapter("org/better", "")), MOMENT)
+        found = await filled.page("acme", ListQuery(search="Better"), None, 9)
+        assert [one.uid for one in found] == ["u2"]
 
 
 class TestRetries:
-    KEY = RequestKey("r-1", "fields")
+    KEY = CreateKey("r-1", "fields")
 
     async def test_within_a_day_one_finds_what_the_first_made(self, store: Store) -> None:
         await store.insert(NEW, self.KEY)
@@ -151,10 +218,10 @@ class TestRetries:
     async def test_with_other_fields_it_is_refused(self, store: Store) -> None:
         await store.insert(NEW, self.KEY)
         with pytest.raises(InvalidFieldError) as caught:
-            await store.insert(replace(NEW, uid="u2"), RequestKey("r-1", "others"))
-        assert caught.value.field == "request_id"
+            await store.insert(replace(NEW, uid="u2"), CreateKey("r-1", "others"))
+        assert caught.value.field == "idempotency_key"
 
-    async def test_after_a_day_the_id_is_free(self, store: Store) -> None:
+    async def test_after_a_day_the_key_is_free(self, store: Store) -> None:
         await store.insert(NEW, self.KEY)
         later = replace(
             NEW, uid="u2", deployment_id="parrot", create_time=MOMENT + timedelta(days=1, seconds=1)
@@ -165,7 +232,8 @@ class TestRetries:
 async def test_the_roster_keeps_the_last_fleet(engine: AsyncEngine) -> None:
     roster = Roster(engine)
     assert await roster.read() == []
-    fleet = [Registration(f"w{number}", "h:1", "tiny", "c", 8, 4) for number in range(3)]
+    able = Capabilities("local", "bf16", ("rslora", "dora"), 64, ("q_proj",), 4096, "bfloat16")
+    fleet = [Registration(f"w{number}", "h:1", "tiny", "c", 8, 4, able) for number in range(3)]
     await roster.write(fleet)
     await roster.write(fleet[1:])
     assert await roster.read() == fleet[1:]

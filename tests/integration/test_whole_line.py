@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import loramux
 from loramux import errors
+from loramux.account.v1 import usage_pb2
 from loramux.cli.embedded.base_models import SMOLLM2
 from loramux.cli.embedded.embedded_services import Embedded, EmbeddedConfig
 from loramux.localhub import LocalHub, running
@@ -59,7 +60,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
             with loramux.SyncClient(services.target, services.operator_key) as operator:
                 operator.create_account("acme", credit_pico_usd=10**12, max_in_flight=6)
                 operator.create_account("stranger", credit_pico_usd=10**12)
-                keys = [operator.create_key(account_id=account).secret for account in ("acme", "stranger")]
+                keys = [operator.create_key(account=account).secret for account in ("acme", "stranger")]
             with loramux.SyncClient(services.target, keys[0]) as client:
                 client.create_deployment("pirate", "alice/pirate")
                 client.create_deployment("json", "alice/json")
@@ -144,11 +145,11 @@ async def test_the_bill_has_lora_at_exactly_three_halves(client: loramux.Client)
     usage, cost = stream.completion.usage, stream.completion.cost
     assert cost.total_pico_usd == 30_000 * usage.prompt_tokens + 90_000 * usage.completion_tokens
     bill = await client.get_bill()
-    base = next(one for one in bill.lines if not one.lora)
+    base = next(one for one in bill.lines if one.kind == usage_pb2.BillLine.KIND_BASE)
     for one in bill.lines:
-        if one.lora:
-            assert 2 * one.prompt_pico_usd_per_token == 3 * base.prompt_pico_usd_per_token
-            assert 2 * one.completion_pico_usd_per_token == 3 * base.completion_pico_usd_per_token
+        if one.kind == usage_pb2.BillLine.KIND_LORA:
+            assert 2 * one.price.prompt_pico_usd == 3 * base.price.prompt_pico_usd
+            assert 2 * one.price.completion_pico_usd == 3 * base.price.completion_pico_usd
     assert sum(one.total_pico_usd for one in bill.lines) == bill.total_pico_usd
 
 

@@ -20,7 +20,7 @@ from services.worker.engine.interface import (
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.adapters.loader import AdapterLoader
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
+from services.worker.engine.local.local_engine import LocalEngine
 from services.worker.engine.local.model.base_weights import load_base_model
 from services.worker.engine.local.model.probe import probe_model
 from services.worker.engine.local.output_streams import OutputStream
@@ -37,17 +37,17 @@ torch.set_num_threads(1)
 async def running_engine(
     base: Path,
     **options: Any,  # EngineConfig's fields
-) -> AsyncIterator[TorchEngine]:
+) -> AsyncIterator[LocalEngine]:
     """An engine in float32 on one thread, stopped at the end."""
     small = {"dtype": "float32", "threads": 1, "kv_tokens": 4096, **options}
-    engine = await TorchEngine.start(EngineConfig(base, **small))
+    engine = await LocalEngine.start(EngineConfig(base, **small))
     try:
         yield engine
     finally:
         await engine.stop()
 
 
-def free_blocks(engine: TorchEngine) -> tuple[int, int]:
+def free_blocks(engine: LocalEngine) -> tuple[int, int]:
     """Blocks that are free, and blocks that there are."""
     pool = engine._loop._scheduler.pool
     return pool.free, pool.total
@@ -75,7 +75,7 @@ def make_request(
 
 
 async def answer(
-    engine: TorchEngine, prompt: Sequence[int], *, adapter: str | None = None, **sampling: Any
+    engine: LocalEngine, prompt: Sequence[int], *, adapter: str | None = None, **sampling: Any
 ) -> Answer:
     """Run one sequence to its end."""
     token_ids: list[int] = []
@@ -146,12 +146,12 @@ class Stepper:
         return [torch.stack(one) for one in rows]
 
 
-async def answers(engine: TorchEngine, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[list[int]]:
+async def answers(engine: LocalEngine, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[list[int]]:
     done = await asyncio.gather(*(answer(engine, prompt, **sampling) for prompt in prompts))
     return [one.token_ids for one in done]
 
 
-async def assert_all_is_free(engine: TorchEngine) -> None:
+async def assert_all_is_free(engine: LocalEngine) -> None:
     # What came before in the inbox is done by the time a later sequence ends.
     await answer(engine, [5], max_tokens=1)
     free, total = free_blocks(engine)

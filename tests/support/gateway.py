@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 
 from loramux import errors as sdk
-from loramux.account.v1 import account_pb2, account_pb2_grpc
+from loramux.account.v1 import account_pb2, account_pb2_grpc, usage_pb2
 from loramux.deployment.v1 import deployment_pb2_grpc
 from loramux.inference.v1 import inference_pb2, inference_pb2_grpc, sampling_pb2
 from services.common.clock import Clock, SystemClock
@@ -20,13 +20,13 @@ from services.gateway.accounts.keys import hash_of
 from services.gateway.settings import GatewaySettings
 from tests.support.gateway_registry import BASE, ScriptedRegistry, serving_registry, worker_route
 from tests.support.gateway_worker import ScriptedWorker, serving_worker
+from tests.support.secrets import DISPATCH_SECRET, GATEWAY_SECRET
 
 if TYPE_CHECKING:
     from loramux.account.v1.account_pb2_grpc import AccountServiceAsyncStub
     from loramux.deployment.v1.deployment_pb2_grpc import DeploymentServiceAsyncStub
     from loramux.inference.v1.inference_pb2_grpc import InferenceServiceAsyncStub
 
-SECRET = "s" * 32
 OPERATOR_KEY = "lmx_operator-0123456789abcdef0123456789abcdef"
 CREDIT = 1_000_000
 _PATIENCE = 20.0
@@ -90,7 +90,7 @@ class Rig:
                 metadata=OPERATOR,
             )
             made = await self.accounts.CreateKey(
-                account_pb2.CreateKeyRequest(account_id=account), metadata=OPERATOR
+                account_pb2.CreateKeyRequest(account=account), metadata=OPERATOR
             )
             self.members[account] = Member(account, made.secret)
         return self.members[account]
@@ -103,24 +103,24 @@ class Rig:
         text: str = "hello",
         max_tokens: int = 4,
         n: int | None = None,
-        request_id: str = "",
+        client_request_id: str = "",
     ) -> Call:
         return self.inference.Generate(
             inference_pb2.GenerateRequest(
                 model=model,
                 text=text,
                 sampling=sampling_pb2.SamplingParams(max_tokens=max_tokens, n=n),
-                request_id=request_id,
+                client_request_id=client_request_id,
             ),
             metadata=member.metadata,
         )
 
     async def account(self, account: str = "acme") -> account_pb2.Account:
-        request = account_pb2.GetAccountRequest(account_id=account)
+        request = account_pb2.GetAccountRequest(account=account)
         return (await self.accounts.GetAccount(request, metadata=OPERATOR)).account
 
-    async def usage(self, account: str = "acme") -> list[account_pb2.UsageRecord]:
-        request = account_pb2.ListUsageRequest(account_id=account, page_size=1000)
+    async def usage(self, account: str = "acme") -> list[usage_pb2.UsageRecord]:
+        request = account_pb2.ListUsageRequest(account=account, page_size=1000)
         return list((await self.accounts.ListUsage(request, metadata=OPERATOR)).records)
 
     async def idle(self) -> None:
@@ -130,7 +130,8 @@ class Rig:
 
 def gateway_settings(tmp_path: Path, registry_address: str, **more: object) -> GatewaySettings:
     values: dict[str, object] = {
-        "internal_secret": SECRET,
+        "gateway_secret": GATEWAY_SECRET,
+        "dispatch_secret": DISPATCH_SECRET,
         "registry_address": registry_address,
         "database_url": f"sqlite+aiosqlite:///{tmp_path}/gateway.db",
         "operator_key_sha256": hash_of(OPERATOR_KEY),
@@ -156,9 +157,9 @@ async def rig(
     workers = [ScriptedWorker()] if workers is None else list(workers)
     async with AsyncExitStack() as stack:
         for place, worker in enumerate(workers):
-            await stack.enter_async_context(serving_worker(worker, SECRET))
+            await stack.enter_async_context(serving_worker(worker, DISPATCH_SECRET))
             registry.workers.append(worker_route(f"worker-{place}", worker.address))
-        address = await stack.enter_async_context(serving_registry(registry, SECRET))
+        address = await stack.enter_async_context(serving_registry(registry, GATEWAY_SECRET))
         values = gateway_settings(tmp_path, address, **settings)
         gateway = await stack.enter_async_context(running(values, clock or SystemClock()))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(gateway.server.address))

@@ -20,7 +20,7 @@ from services.gateway.storage import tables
 from services.gateway.storage.transactions import Transactions
 from tests.support.gateway_clock import ManualClock
 
-PRICE = TokenPrice(prompt=10, completion=100)
+PRICE = TokenPrice(10, 10, 100)
 CREDIT = 1_000_000
 DATABASES = ("sqlite",)
 """What the contract is run on."""
@@ -32,7 +32,7 @@ async def open_books(database: str, folder: Path) -> AsyncIterator["Books"]:
     urls = {"sqlite": f"sqlite+aiosqlite:///{folder}/books.db"}
     engine = await open_database(urls[database], MIGRATIONS)
     made = Books(Transactions(engine), ManualClock())
-    await made.accounts.create("acme", AccountLimits(), CREDIT)
+    await made.accounts.create("acme", AccountLimits(), CREDIT, "")
     yield made
     await engine.dispose()
 
@@ -54,11 +54,13 @@ class Books:
         request = OpenRequest(
             request_id=f"{account}-{self._made}",
             account_id=account,
+            key="k",
             client_request_id="",
             start_time=self.clock.now(),
             model="base",
             base_model="base",
             adapter_digest="",
+            deployment_uid="",
             price_id=(await self.prices.in_force("base", PRICE)).id,
             price=PRICE,
             prompt_tokens=prompt,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
-from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from loramux.fleet.v1 import fleet_pb2, routing_pb2, routing_pb2_grpc
+from loramux.type.v1 import token_price_pb2
 from services.common import errors, internal
-from services.common.interceptors import CallInterceptor
+from services.common.interceptors import CallInterceptor, InternalDoor
 from services.common.rpc_types import RpcContext
 from tests.support.gateway_tokenizer import tokenizer_files
 
@@ -21,30 +22,34 @@ CONTEXT = 128
 
 def base_route(
     name: str = BASE, *, prompt_price: int = 20, completion_price: int = 60, context: int = CONTEXT
-) -> fleet_pb2.BaseRoute:
-    price = deployment_pb2.Price(
-        prompt_pico_usd_per_token=prompt_price, completion_pico_usd_per_token=completion_price
+) -> routing_pb2.BaseRoute:
+    price = token_price_pb2.TokenPrice(
+        prompt_pico_usd=prompt_price,
+        cached_prompt_pico_usd=prompt_price,
+        completion_pico_usd=completion_price,
     )
     base = deployment_pb2.BaseModel(name=name, commit=COMMIT, context_length=context, price=price)
-    return fleet_pb2.BaseRoute(base_model=base)
+    return routing_pb2.BaseRoute(base_model=base)
 
 
 def deployment_route(
     name: str,
     *,
-    state: deployment_pb2.State = deployment_pb2.STATE_RUNNING,
+    state: deployment_pb2.Deployment.State = deployment_pb2.Deployment.STATE_RUNNING,
     digest: str = "d" * 64,
     uid: str = "",
-    failure: deployment_pb2.Failure | None = None,
-) -> fleet_pb2.DeploymentRoute:
+    failure_reason: str = "",
+    failure_message: str = "",
+) -> routing_pb2.DeploymentRoute:
     uid = uid or f"uid-of-{name}"
-    return fleet_pb2.DeploymentRoute(
+    return routing_pb2.DeploymentRoute(
         name=name,
         uid=uid,
-        account_id=name.partition("/")[0],
+        account=name.partition("/")[0],
         base_model=BASE,
         state=state,
-        failure=failure,
+        failure_reason=failure_reason,
+        failure_message=failure_message,
         adapter=fleet_pb2.AdapterRef(
             digest=digest,
             hub_repo="org/adapter",
@@ -61,8 +66,8 @@ def deployment_route(
 
 def worker_route(
     worker_id: str, address: str, *, resident: tuple[str, ...] = (), base: str = BASE
-) -> fleet_pb2.WorkerRoute:
-    return fleet_pb2.WorkerRoute(
+) -> routing_pb2.WorkerRoute:
+    return routing_pb2.WorkerRoute(
         registration=fleet_pb2.WorkerRegistration(
             worker_id=worker_id,
             address=address,
@@ -89,9 +94,9 @@ class Forwarded:
 class ScriptedRegistry:
     """Its lists of routes are what the next watcher gets as a snapshot; `send` tells those who watch."""
 
-    base_models: list[fleet_pb2.BaseRoute] = field(default_factory=lambda: [base_route()])
-    deployments: list[fleet_pb2.DeploymentRoute] = field(default_factory=list)
-    workers: list[fleet_pb2.WorkerRoute] = field(default_factory=list)
+    base_models: list[routing_pb2.BaseRoute] = field(default_factory=lambda: [base_route()])
+    deployments: list[routing_pb2.DeploymentRoute] = field(default_factory=list)
+    workers: list[routing_pb2.WorkerRoute] = field(default_factory=list)
     speaks: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by `rig`; until then no watcher hears anything."""
     forwarded: list[Forwarded] = field(default_factory=list)
@@ -99,15 +104,15 @@ class ScriptedRegistry:
     """What every call of DeploymentService gets."""
     address: str = ""
     server: grpc.aio.Server | None = None
-    watchers: list["asyncio.Queue[fleet_pb2.WatchRoutesResponse]"] = field(default_factory=list)
+    watchers: list["asyncio.Queue[routing_pb2.WatchRoutesResponse]"] = field(default_factory=list)
     watch_messages: "asyncio.Queue[deployment_pb2.WatchDeploymentResponse | None]" = field(
         default_factory=asyncio.Queue
     )
     """What WatchDeployment sends; None ends it."""
     watches_open: int = 0
 
-    def snapshot(self) -> fleet_pb2.WatchRoutesResponse:
-        return fleet_pb2.WatchRoutesResponse(
+    def snapshot(self) -> routing_pb2.WatchRoutesResponse:
+        return routing_pb2.WatchRoutesResponse(
             snapshot=True,
             base_models=self.base_models,
             deployments=self.deployments,
@@ -119,20 +124,20 @@ class ScriptedRegistry:
         assert self.server is not None
         await self.server.stop(0)
 
-    def send(self, message: fleet_pb2.WatchRoutesResponse) -> None:
+    def send(self, message: routing_pb2.WatchRoutesResponse) -> None:
         for watcher in self.watchers:
             watcher.put_nowait(message)
 
 
-class _Fleet(fleet_pb2_grpc.FleetServiceServicer):
+class _Routing(routing_pb2_grpc.RoutingServiceServicer):
     def __init__(self, registry: ScriptedRegistry) -> None:
         self._registry = registry
 
     async def WatchRoutes(  # type: ignore[override]  # the stub allows generators only
-        self, request: fleet_pb2.WatchRoutesRequest, context: RpcContext
+        self, request: routing_pb2.WatchRoutesRequest, context: RpcContext
     ) -> None:
         await self._registry.speaks.wait()
-        messages: asyncio.Queue[fleet_pb2.WatchRoutesResponse] = asyncio.Queue()
+        messages: asyncio.Queue[routing_pb2.WatchRoutesResponse] = asyncio.Queue()
         messages.put_nowait(self._registry.snapshot())
         self._registry.watchers.append(messages)
         try:
@@ -142,32 +147,19 @@ class _Fleet(fleet_pb2_grpc.FleetServiceServicer):
             self._registry.watchers.remove(messages)
 
     async def GetTokenizer(  # type: ignore[override]  # as above
-        self, request: fleet_pb2.GetTokenizerRequest, context: RpcContext
+        self, request: routing_pb2.GetTokenizerRequest, context: RpcContext
     ) -> None:
         files = tokenizer_files()
         half = len(files.tokenizer_json) // 2
         await context.write(
-            fleet_pb2.GetTokenizerResponse(
+            routing_pb2.GetTokenizerResponse(
                 commit=files.commit,
                 chat_template=files.chat_template,
                 special_tokens=files.special_tokens,
                 tokenizer_json=files.tokenizer_json[:half],
             )
         )
-        await context.write(fleet_pb2.GetTokenizerResponse(tokenizer_json=files.tokenizer_json[half:]))
-
-    async def GetBaseModel(
-        self, request: fleet_pb2.GetBaseModelRequest, context: RpcContext
-    ) -> fleet_pb2.GetBaseModelResponse:
-        raise NotImplementedError
-
-    async def GetHubToken(
-        self, request: fleet_pb2.GetHubTokenRequest, context: RpcContext
-    ) -> fleet_pb2.GetHubTokenResponse:
-        raise NotImplementedError
-
-    async def Register(self, request_iterator: object, context: RpcContext) -> None:  # type: ignore[override]
-        raise NotImplementedError
+        await context.write(routing_pb2.GetTokenizerResponse(tokenizer_json=files.tokenizer_json[half:]))
 
 
 class _Deployments(deployment_pb2_grpc.DeploymentServiceServicer):
@@ -213,6 +205,18 @@ class _Deployments(deployment_pb2_grpc.DeploymentServiceServicer):
         self._note("DeleteDeployment", request, context)
         return deployment_pb2.DeleteDeploymentResponse()
 
+    async def ListDeploymentVersions(
+        self, request: deployment_pb2.ListDeploymentVersionsRequest, context: RpcContext
+    ) -> deployment_pb2.ListDeploymentVersionsResponse:
+        self._note("ListDeploymentVersions", request, context)
+        return deployment_pb2.ListDeploymentVersionsResponse()
+
+    async def RollBackDeployment(
+        self, request: deployment_pb2.RollBackDeploymentRequest, context: RpcContext
+    ) -> deployment_pb2.RollBackDeploymentResponse:
+        self._note("RollBackDeployment", request, context)
+        return deployment_pb2.RollBackDeploymentResponse()
+
     async def WatchDeployment(  # type: ignore[override]  # the stub allows generators only
         self, request: deployment_pb2.WatchDeploymentRequest, context: RpcContext
     ) -> None:
@@ -236,11 +240,14 @@ class _Deployments(deployment_pb2_grpc.DeploymentServiceServicer):
 @asynccontextmanager
 async def serving_registry(registry: ScriptedRegistry, secret: str, port: int = 0) -> AsyncIterator[str]:
     """Yields its address; `port` lets one come back where another was."""
-    interceptor = CallInterceptor(internal.InternalCalls(secret))
+    door = InternalDoor(internal.InternalCalls(secret))
+    interceptor = CallInterceptor(
+        {"loramux.fleet.v1.RoutingService": door, "loramux.deployment.v1.DeploymentService": door}
+    )
     server = grpc.aio.server(
         interceptors=[interceptor], options=[*internal.KEEPALIVE_OPTIONS, ("grpc.so_reuseport", 0)]
     )
-    fleet_pb2_grpc.add_FleetServiceServicer_to_server(_Fleet(registry), server)
+    routing_pb2_grpc.add_RoutingServiceServicer_to_server(_Routing(registry), server)
     deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(_Deployments(registry), server)
     registry.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     registry.server = server

@@ -11,24 +11,26 @@ import grpc.aio
 from loramux.inference.v1 import inference_pb2
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
 from services.common import internal
-from services.common.interceptors import CallInterceptor
+from services.common.interceptors import CallInterceptor, InternalDoor
 from services.common.rpc_types import RpcContext
 
-Event = inference_pb2.Chunk | worker_pb2.Summary
+Event = worker_pb2.Chunk | worker_pb2.Summary | worker_pb2.Started | worker_pb2.GenerateResponse
 Script = Callable[[worker_pb2.GenerateRequest], AsyncIterator[Event]]
 """What a call does: sends what it yields, fails with what it raises, lasts as long as it waits."""
 
 
-def chunk(text: str = "x", tokens: int = 1) -> inference_pb2.Chunk:
-    return inference_pb2.Chunk(text=text * tokens, token_ids=[120] * tokens)
+def chunk(text: str = "x", tokens: int = 1) -> worker_pb2.Chunk:
+    return worker_pb2.Chunk(text=text * tokens, token_ids=[120] * tokens)
 
 
 def summary(request: worker_pb2.GenerateRequest, tokens: int, cached: int = 0) -> worker_pb2.Summary:
     return worker_pb2.Summary(
-        choices=[inference_pb2.Choice(finish_reason=inference_pb2.FINISH_REASON_LENGTH)],
-        usage=inference_pb2.Usage(
-            prompt_tokens=len(request.prompt_token_ids), cached_tokens=cached, completion_tokens=tokens
-        ),
+        choices=[worker_pb2.Choice(finish_reason=inference_pb2.FINISH_REASON_LENGTH)],
+        prompt_tokens=len(request.prompt_token_ids),
+        cached_tokens=cached,
+        completion_tokens=tokens,
+        engine="scripted",
+        mode="by hand",
     )
 
 
@@ -76,6 +78,18 @@ class ScriptedWorker:
             await self.arrived.wait_for(lambda: self.running == count)
 
 
+def _response(event: Event) -> worker_pb2.GenerateResponse:
+    match event:
+        case worker_pb2.Chunk():
+            return worker_pb2.GenerateResponse(chunk=event)
+        case worker_pb2.Summary():
+            return worker_pb2.GenerateResponse(summary=event)
+        case worker_pb2.Started():
+            return worker_pb2.GenerateResponse(started=event)
+        case _:
+            return event
+
+
 class _Servicer(worker_pb2_grpc.WorkerServiceServicer):
     def __init__(self, worker: ScriptedWorker) -> None:
         self._worker = worker
@@ -89,10 +103,7 @@ class _Servicer(worker_pb2_grpc.WorkerServiceServicer):
         try:
             async with aclosing(self._worker.script(request)) as events:  # type: ignore[type-var]  # generators
                 async for event in events:
-                    if isinstance(event, inference_pb2.Chunk):
-                        await context.write(worker_pb2.GenerateResponse(chunk=event))
-                    else:
-                        await context.write(worker_pb2.GenerateResponse(summary=event))
+                    await context.write(_response(event))
         finally:
             self._worker.running -= 1
             async with self._worker.arrived:
@@ -116,7 +127,8 @@ class _Servicer(worker_pb2_grpc.WorkerServiceServicer):
 
 @asynccontextmanager
 async def serving_worker(worker: ScriptedWorker, secret: str) -> AsyncIterator[grpc.aio.Server]:
-    interceptor = CallInterceptor(internal.InternalCalls(secret))
+    door = InternalDoor(internal.InternalCalls(secret))
+    interceptor = CallInterceptor({"loramux.worker.v1.WorkerService": door})
     server = grpc.aio.server(
         interceptors=[interceptor], options=[*internal.KEEPALIVE_OPTIONS, ("grpc.so_reuseport", 0)]
     )

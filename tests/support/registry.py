@@ -16,13 +16,13 @@ from typing import Any
 import grpc.aio
 
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
-from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc, routing_pb2, routing_pb2_grpc
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
-from services.common.interceptors import CallInterceptor
+from services.common.interceptors import CallInterceptor, InternalDoor
 from services.common.internal import InternalCalls, Metadata
 from services.common.rpc_types import RpcContext
+from tests.support.secrets import DISPATCH_SECRET, GATEWAY_SECRET, WORKER_SECRET
 
-SECRET = "s" * 32
 ENCRYPTION_KEY = base64.b64encode(bytes(range(32))).decode()
 BASE = "tiny"
 HUB_ID = "org/Tiny-Base"
@@ -114,18 +114,20 @@ class Registry:
     address: str
     log: list[str]
     channel: grpc.aio.Channel
-    calls: InternalCalls = field(default_factory=lambda: InternalCalls(SECRET))
+    gateways: InternalCalls = field(default_factory=lambda: InternalCalls(GATEWAY_SECRET))
+    workers: InternalCalls = field(default_factory=lambda: InternalCalls(WORKER_SECRET))
 
     def __post_init__(self) -> None:
+        self.routing = routing_pb2_grpc.RoutingServiceStub(self.channel)
         self.fleet = fleet_pb2_grpc.FleetServiceStub(self.channel)
         self.deployments = deployment_pb2_grpc.DeploymentServiceStub(self.channel)
 
     def account(self, name: str = "acme") -> Metadata:
         """The metadata of a call on behalf of an account."""
-        return self.calls.metadata(account=name)
+        return self.gateways.metadata(account=name)
 
     async def create(
-        self, deployment_id: str, hub_repo: str, *, account: str = "acme", **fields: str
+        self, deployment_id: str, hub_repo: str, *, account: str = "acme", **fields: Any
     ) -> deployment_pb2.Deployment:
         """Create a deployment; the answer."""
         request = deployment_pb2.CreateDeploymentRequest(
@@ -133,6 +135,17 @@ class Registry:
         )
         response = await self.deployments.CreateDeployment(request, metadata=self.account(account))
         return response.deployment
+
+    def routes(self, resume_from: routing_pb2.TableVersion | None = None) -> Any:  # Any: grpc's call
+        """A gateway's watch of the routes."""
+        request = routing_pb2.WatchRoutesRequest(resume_from=resume_from)
+        return self.routing.WatchRoutes(request, metadata=self.gateways.metadata(), timeout=60)
+
+    async def hub_token(self, uid: str, digest: str) -> str:
+        """What a worker is given for a download."""
+        request = fleet_pb2.GetHubTokenRequest(deployment_uid=uid, adapter_digest=digest)
+        response = await self.fleet.GetHubToken(request, metadata=self.workers.metadata())
+        return response.hub_token
 
     async def until(
         self,
@@ -174,7 +187,9 @@ async def running_registry(folder: Path, hub_endpoint: str, **options: str) -> A
         "HUB_ENDPOINT": hub_endpoint,
         "HUB_PATIENCE_SECONDS": "0",
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
-        "INTERNAL_SECRET": SECRET,
+        "GATEWAY_SECRET": GATEWAY_SECRET,
+        "WORKER_SECRET": WORKER_SECRET,
+        "DISPATCH_SECRET": DISPATCH_SECRET,
         "DRAIN_SECONDS": "5",
     } | options
     process = await asyncio.create_subprocess_exec(
@@ -189,7 +204,7 @@ async def running_registry(folder: Path, hub_endpoint: str, **options: str) -> A
         reading = asyncio.create_task(_read_log(process, log))
         stack.push_async_callback(asyncio.wait, [reading])
         stack.push_async_callback(_stop, process)
-        channel = await stack.enter_async_context(InternalCalls(SECRET).channel(address))
+        channel = await stack.enter_async_context(InternalCalls(GATEWAY_SECRET).channel(address))
         yield Registry(process, address, log, channel)
 
 
@@ -242,7 +257,9 @@ async def running_worker(
 ) -> AsyncIterator[ScriptedWorker]:
     """A worker that serves `script` and has a lease for the length of the context."""
     servicer = ScriptedWorker(script)  # type: ignore[abstract]  # the registry calls nothing else
-    server = grpc.aio.server(interceptors=[CallInterceptor(registry.calls)])
+    name = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
+    door = InternalDoor(InternalCalls(DISPATCH_SECRET))
+    server = grpc.aio.server(interceptors=[CallInterceptor({name: door})])
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -257,9 +274,9 @@ async def leased(
 ) -> AsyncIterator[Any]:  # Any: grpc's call, which its stubs type by the method
     """A worker's Register stream, registered; ends with the context."""
     base = await registry.fleet.GetBaseModel(
-        fleet_pb2.GetBaseModelRequest(name=base_model), metadata=registry.calls.metadata()
+        fleet_pb2.GetBaseModelRequest(name=base_model), metadata=registry.workers.metadata()
     )
-    call = registry.fleet.Register(metadata=registry.calls.metadata())
+    call = registry.fleet.Register(metadata=registry.workers.metadata())
     await call.write(
         fleet_pb2.RegisterRequest(
             registration=fleet_pb2.WorkerRegistration(

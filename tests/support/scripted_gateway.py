@@ -16,6 +16,7 @@ from grpc_status import rpc_status as wire
 from loramux.account.v1 import account_pb2
 from loramux.deployment.v1 import deployment_pb2
 from loramux.inference.v1 import inference_pb2
+from loramux.type.v1 import token_price_pb2
 from services.common import rpc_status
 from services.common.errors import ServiceError
 
@@ -146,8 +147,9 @@ def completion() -> inference_pb2.GenerateResponse:
             choices=[inference_pb2.Choice(finish_reason=inference_pb2.FINISH_REASON_STOP, stop="\n")],
             usage=inference_pb2.Usage(prompt_tokens=3, completion_tokens=2),
             cost=inference_pb2.Cost(
-                prompt_pico_usd_per_token=30_000,
-                completion_pico_usd_per_token=90_000,
+                price=token_price_pb2.TokenPrice(
+                    prompt_pico_usd=30_000, cached_prompt_pico_usd=3_000, completion_pico_usd=90_000
+                ),
                 total_pico_usd=270_000,
             ),
         )

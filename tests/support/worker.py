@@ -18,15 +18,15 @@ import grpc.aio
 
 from loramux import errors as sdk
 from loramux.fleet.v1 import fleet_pb2
-from loramux.inference.v1 import inference_pb2, sampling_pb2
 from loramux.localhub import LocalHub
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
 from services.common.internal import InternalCalls
 from tests.support.models import LLAMA_MODULES
-from tests.support.registry import ENCRYPTION_KEY, SECRET, base_list
+from tests.support.registry import ENCRYPTION_KEY, base_list
+from tests.support.secrets import DISPATCH_SECRET, GATEWAY_SECRET, WORKER_SECRET
 
 BASE = "tiny"
-CALLS = InternalCalls(SECRET)
+CALLS = InternalCalls(DISPATCH_SECRET)
 
 
 class ServiceProcess:
@@ -121,7 +121,9 @@ def registry_variables(folder: Path, base: Path | str, hub: str, **options: str)
         "BASE_MODELS_FILE": str(folder / "bases.toml"),
         "HUB_ENDPOINT": hub,
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
-        "INTERNAL_SECRET": SECRET,
+        "GATEWAY_SECRET": GATEWAY_SECRET,
+        "WORKER_SECRET": WORKER_SECRET,
+        "DISPATCH_SECRET": DISPATCH_SECRET,
         "DRAIN_SECONDS": "5",
         **options,
     }
@@ -131,7 +133,8 @@ def worker_variables(registry: str, hub: str, cache: Path, **options: str) -> di
     """What a worker is told; float32, so that greedy choices are the same in any batch."""
     return {
         "REGISTRY_ADDRESS": registry,
-        "INTERNAL_SECRET": SECRET,
+        "WORKER_SECRET": WORKER_SECRET,
+        "DISPATCH_SECRET": DISPATCH_SECRET,
         "BASE_MODEL": BASE,
         "CACHE_DIR": str(cache),
         "HUB_ENDPOINT": hub,
@@ -148,9 +151,9 @@ class Answer:
 
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[inference_pb2.TokenLogprob, ...]
-    choice: inference_pb2.Choice
-    usage: inference_pb2.Usage
+    logprobs: tuple[worker_pb2.TokenLogprob, ...]
+    choice: worker_pb2.Choice
+    usage: worker_pb2.Summary
 
 
 class WorkerClient:
@@ -164,12 +167,20 @@ class WorkerClient:
         self,
         prompt: Sequence[int],
         adapter: fleet_pb2.AdapterRef | None = None,
-        **sampling: Any,  # SamplingParams' fields
+        **sampling: Any,  # Sampling's fields
     ) -> "grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]":
         """A greedy request, unless told otherwise."""
-        params = sampling_pb2.SamplingParams(**{"temperature": 0.0, "seed": 1, "max_tokens": 16, **sampling})
+        complete = {
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "repetition_penalty": 1.0,
+            "n": 1,
+            "seed": 1,
+            "max_tokens": 16,
+        }
+        params = worker_pb2.Sampling(**{**complete, **sampling})
         request = worker_pb2.GenerateRequest(
-            request_id="test", account_id="acme", adapter=adapter, prompt_token_ids=prompt, sampling=params
+            request_id="test", account="acme", adapter=adapter, prompt_token_ids=prompt, sampling=params
         )
         return self.stub.Generate(request, metadata=CALLS.metadata(request_id="test"), timeout=60)
 
@@ -228,8 +239,11 @@ class WorkerClient:
 async def first_message(
     call: "grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]",
 ) -> worker_pb2.GenerateResponse:
-    """A stream's first message; `collect` can take the others."""
-    return await anext(aiter(call))
+    """A stream's first message with tokens; `collect` can take the others."""
+    async for response in call:
+        if response.WhichOneof("event") != "started":
+            return response
+    raise AssertionError("the stream has no message with tokens")
 
 
 async def collect(
@@ -238,18 +252,18 @@ async def collect(
     """A stream to its end, which must be one summary."""
     text: list[str] = []
     token_ids: list[int] = []
-    logprobs: list[inference_pb2.TokenLogprob] = []
+    logprobs: list[worker_pb2.TokenLogprob] = []
     summaries: list[worker_pb2.Summary] = []
     async for response in call:
         assert not summaries
         if response.WhichOneof("event") == "summary":
             summaries.append(response.summary)
-        else:
+        elif response.WhichOneof("event") == "chunk":
             text.append(response.chunk.text)
             token_ids += response.chunk.token_ids
             logprobs += response.chunk.logprobs
     (summary,) = summaries
-    return Answer("".join(text), tuple(token_ids), tuple(logprobs), summary.choices[0], summary.usage)
+    return Answer("".join(text), tuple(token_ids), tuple(logprobs), summary.choices[0], summary)
 
 
 @asynccontextmanager

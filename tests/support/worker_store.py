@@ -26,7 +26,7 @@ class Setting:
     def store(self, quota: int = 10 * SIZE) -> AdapterStore:
         """An AdapterStore; the earlier one must be closed."""
 
-        async def hub_token(uid: str) -> str:
+        async def hub_token(uid: str, _digest: str) -> str:
             self.asked.append(uid)
             return self.tokens[uid]
 

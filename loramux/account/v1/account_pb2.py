@@ -23,59 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from loramux.account.v1 import key_pb2 as loramux_dot_account_dot_v1_dot_key__pb2
+from loramux.account.v1 import usage_pb2 as loramux_dot_account_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n loramux/account/v1/account.proto\x12\x12loramux.account.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x01\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06limits\x18\x03 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12\x1a\n\x12\x61vailable_pico_usd\x18\x04 \x01(\x03\x12\x19\n\x11reserved_pico_usd\x18\x05 \x01(\x03\"\xa6\x01\n\x06Limits\x12\x1a\n\rmax_in_flight\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x10\n\x0e_max_in_flightB\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minute\"\xac\x01\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xae\x03\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nbase_model\x18\x06 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x07 \x01(\t\x12\x15\n\rprompt_tokens\x18\x08 \x01(\x03\x12\x15\n\rcached_tokens\x18\t \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\n \x01(\x03\x12!\n\x19prompt_pico_usd_per_token\x18\x0b \x01(\x03\x12%\n\x1d\x63ompletion_pico_usd_per_token\x18\x0c \x01(\x03\x12\x16\n\x0etotal_pico_usd\x18\r \x01(\x03\x12,\n\x07outcome\x18\x0e \x01(\x0e\x32\x1b.loramux.account.v1.Outcome\"\xe1\x01\n\x08\x42illLine\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nbase_model\x18\x02 \x01(\t\x12\x0c\n\x04lora\x18\x03 \x01(\x08\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12!\n\x19prompt_pico_usd_per_token\x18\x07 \x01(\x03\x12%\n\x1d\x63ompletion_pico_usd_per_token\x18\x08 \x01(\x03\x12\x16\n\x0etotal_pico_usd\x18\t \x01(\x03\"o\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12\x17\n\x0f\x63redit_pico_usd\x18\x03 \x01(\x03\"E\n\x15\x43reateAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"U\n\x12GrantCreditRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61mount_pico_usd\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x13GrantCreditResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"\'\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"B\n\x12GetAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\";\n\x10\x43reateKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"I\n\x11\x43reateKeyResponse\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.loramux.account.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"L\n\x0fListKeysRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x10ListKeysResponse\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.loramux.account.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"9\n\x11RevokeKeyResponse\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.loramux.account.v1.Key\"\\\n\x10ListUsageRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"^\n\x11ListUsageResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.loramux.account.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x01\n\x0eGetBillRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\x0fGetBillResponse\x12+\n\x05lines\x18\x01 \x03(\x0b\x32\x1c.loramux.account.v1.BillLine\x12\x16\n\x0etotal_pico_usd\x18\x02 \x01(\x03*d\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x15\n\x11OUTCOME_CANCELLED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x32\xec\x05\n\x0e\x41\x63\x63ountService\x12\x64\n\rCreateAccount\x12(.loramux.account.v1.CreateAccountRequest\x1a).loramux.account.v1.CreateAccountResponse\x12^\n\x0bGrantCredit\x12&.loramux.account.v1.GrantCreditRequest\x1a\'.loramux.account.v1.GrantCreditResponse\x12[\n\nGetAccount\x12%.loramux.account.v1.GetAccountRequest\x1a&.loramux.account.v1.GetAccountResponse\x12X\n\tCreateKey\x12$.loramux.account.v1.CreateKeyRequest\x1a%.loramux.account.v1.CreateKeyResponse\x12U\n\x08ListKeys\x12#.loramux.account.v1.ListKeysRequest\x1a$.loramux.account.v1.ListKeysResponse\x12X\n\tRevokeKey\x12$.loramux.account.v1.RevokeKeyRequest\x1a%.loramux.account.v1.RevokeKeyResponse\x12X\n\tListUsage\x12$.loramux.account.v1.ListUsageRequest\x1a%.loramux.account.v1.ListUsageResponse\x12R\n\x07GetBill\x12\".loramux.account.v1.GetBillRequest\x1a#.loramux.account.v1.GetBillResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n loramux/account/v1/account.proto\x12\x12loramux.account.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cloramux/account/v1/key.proto\x1a\x1eloramux/account/v1/usage.proto\"\xd1\x02\n\x07\x41\x63\x63ount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.loramux.account.v1.Account.State\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06limits\x18\x04 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12\x34\n\x10\x65\x66\x66\x65\x63tive_limits\x18\x05 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12,\n\x07\x62\x61lance\x18\x06 \x01(\x0b\x32\x1b.loramux.account.v1.Balance\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x13\n\x0fSTATE_SUSPENDED\x10\x02\"@\n\x07\x42\x61lance\x12\x1a\n\x12\x61vailable_pico_usd\x18\x01 \x01(\x03\x12\x19\n\x11reserved_pico_usd\x18\x02 \x01(\x03\"\xa6\x01\n\x06Limits\x12\x1a\n\rmax_in_flight\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12 \n\x13requests_per_minute\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x10\n\x0e_max_in_flightB\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minute\"\x88\x01\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12\x17\n\x0f\x63redit_pico_usd\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"E\n\x15\x43reateAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"B\n\x12GetAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"L\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\"^\n\x14ListAccountsResponse\x12-\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1b.loramux.account.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x85\x01\n\x14UpdateAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.loramux.account.v1.Limits\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.loramux.account.v1.Account.State\"E\n\x15UpdateAccountResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"W\n\x12GrantCreditRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x17\n\x0f\x61mount_pico_usd\x18\x02 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"C\n\x13GrantCreditResponse\x12,\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"\x9b\x01\n\x14RefundRequestRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1c\n\x0f\x61mount_pico_usd\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\tB\x12\n\x10_amount_pico_usd\"y\n\x15RefundRequestResponse\x12\x32\n\ncorrection\x18\x01 \x01(\x0b\x32\x1e.loramux.account.v1.Correction\x12,\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1b.loramux.account.v1.Account\"\x9f\x02\n\x10\x43reateKeyRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x06scopes\x18\x03 \x03(\x0e\x32\x19.loramux.account.v1.Scope\x12\x0e\n\x06models\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x0cspending_cap\x18\x06 \x01(\x0b\x32\x1f.loramux.account.v1.SpendingCap\x12)\n\x04rate\x18\x07 \x01(\x0b\x32\x1b.loramux.account.v1.KeyRate\x12\x17\n\x0fidempotency_key\x18\x08 \x01(\t\"I\n\x11\x43reateKeyResponse\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.loramux.account.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x10ListKeysResponse\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.loramux.account.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x11RevokeKeyResponse\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.loramux.account.v1.Key\"{\n\x10ListUsageRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12/\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1f.loramux.account.v1.UsageFilter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"^\n\x11ListUsageResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.loramux.account.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd8\x03\n\x11QueryUsageRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12/\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1f.loramux.account.v1.UsageFilter\x12?\n\x08group_by\x18\x03 \x03(\x0e\x32-.loramux.account.v1.QueryUsageRequest.GroupBy\x12@\n\x08interval\x18\x04 \x01(\x0e\x32..loramux.account.v1.QueryUsageRequest.Interval\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"x\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x12\n\x0eGROUP_BY_MODEL\x10\x01\x12\x10\n\x0cGROUP_BY_KEY\x10\x02\x12\x17\n\x13GROUP_BY_BASE_MODEL\x10\x03\x12\x14\n\x10GROUP_BY_OUTCOME\x10\x04\"]\n\x08Interval\x12\x18\n\x14INTERVAL_UNSPECIFIED\x10\x00\x12\x11\n\rINTERVAL_HOUR\x10\x01\x12\x10\n\x0cINTERVAL_DAY\x10\x02\x12\x12\n\x0eINTERVAL_MONTH\x10\x03\"Y\n\x12QueryUsageResponse\x12*\n\x04sums\x18\x01 \x03(\x0b\x32\x1c.loramux.account.v1.UsageSum\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x0eGetBillRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8b\x01\n\x0fGetBillResponse\x12+\n\x05lines\x18\x01 \x03(\x0b\x32\x1c.loramux.account.v1.BillLine\x12\x33\n\x0b\x63orrections\x18\x02 \x03(\x0b\x32\x1e.loramux.account.v1.Correction\x12\x16\n\x0etotal_pico_usd\x18\x03 \x01(\x03\x32\xf8\x08\n\x0e\x41\x63\x63ountService\x12\x64\n\rCreateAccount\x12(.loramux.account.v1.CreateAccountRequest\x1a).loramux.account.v1.CreateAccountResponse\x12[\n\nGetAccount\x12%.loramux.account.v1.GetAccountRequest\x1a&.loramux.account.v1.GetAccountResponse\x12\x61\n\x0cListAccounts\x12\'.loramux.account.v1.ListAccountsRequest\x1a(.loramux.account.v1.ListAccountsResponse\x12\x64\n\rUpdateAccount\x12(.loramux.account.v1.UpdateAccountRequest\x1a).loramux.account.v1.UpdateAccountResponse\x12^\n\x0bGrantCredit\x12&.loramux.account.v1.GrantCreditRequest\x1a\'.loramux.account.v1.GrantCreditResponse\x12\x64\n\rRefundRequest\x12(.loramux.account.v1.RefundRequestRequest\x1a).loramux.account.v1.RefundRequestResponse\x12X\n\tCreateKey\x12$.loramux.account.v1.CreateKeyRequest\x1a%.loramux.account.v1.CreateKeyResponse\x12U\n\x08ListKeys\x12#.loramux.account.v1.ListKeysRequest\x1a$.loramux.account.v1.ListKeysResponse\x12X\n\tRevokeKey\x12$.loramux.account.v1.RevokeKeyRequest\x1a%.loramux.account.v1.RevokeKeyResponse\x12X\n\tListUsage\x12$.loramux.account.v1.ListUsageRequest\x1a%.loramux.account.v1.ListUsageResponse\x12[\n\nQueryUsage\x12%.loramux.account.v1.QueryUsageRequest\x1a&.loramux.account.v1.QueryUsageResponse\x12R\n\x07GetBill\x12\".loramux.account.v1.GetBillRequest\x1a#.loramux.account.v1.GetBillResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loramux.account.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=2519
-  _globals['_OUTCOME']._serialized_end=2619
-  _globals['_ACCOUNT']._serialized_start=90
-  _globals['_ACCOUNT']._serialized_end=259
-  _globals['_LIMITS']._serialized_start=262
-  _globals['_LIMITS']._serialized_end=428
-  _globals['_KEY']._serialized_start=431
-  _globals['_KEY']._serialized_end=603
-  _globals['_USAGERECORD']._serialized_start=606
-  _globals['_USAGERECORD']._serialized_end=1036
-  _globals['_BILLLINE']._serialized_start=1039
-  _globals['_BILLLINE']._serialized_end=1264
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=1266
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=1377
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=1379
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=1448
-  _globals['_GRANTCREDITREQUEST']._serialized_start=1450
-  _globals['_GRANTCREDITREQUEST']._serialized_end=1535
-  _globals['_GRANTCREDITRESPONSE']._serialized_start=1537
-  _globals['_GRANTCREDITRESPONSE']._serialized_end=1604
-  _globals['_GETACCOUNTREQUEST']._serialized_start=1606
-  _globals['_GETACCOUNTREQUEST']._serialized_end=1645
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=1647
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=1713
-  _globals['_CREATEKEYREQUEST']._serialized_start=1715
-  _globals['_CREATEKEYREQUEST']._serialized_end=1774
-  _globals['_CREATEKEYRESPONSE']._serialized_start=1776
-  _globals['_CREATEKEYRESPONSE']._serialized_end=1849
-  _globals['_LISTKEYSREQUEST']._serialized_start=1851
-  _globals['_LISTKEYSREQUEST']._serialized_end=1927
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1929
-  _globals['_LISTKEYSRESPONSE']._serialized_end=2011
-  _globals['_REVOKEKEYREQUEST']._serialized_start=2013
-  _globals['_REVOKEKEYREQUEST']._serialized_end=2047
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=2049
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=2106
-  _globals['_LISTUSAGEREQUEST']._serialized_start=2108
-  _globals['_LISTUSAGEREQUEST']._serialized_end=2200
-  _globals['_LISTUSAGERESPONSE']._serialized_start=2202
-  _globals['_LISTUSAGERESPONSE']._serialized_end=2296
-  _globals['_GETBILLREQUEST']._serialized_start=2299
-  _globals['_GETBILLREQUEST']._serialized_end=2429
-  _globals['_GETBILLRESPONSE']._serialized_start=2431
-  _globals['_GETBILLRESPONSE']._serialized_end=2517
-  _globals['_ACCOUNTSERVICE']._serialized_start=2622
-  _globals['_ACCOUNTSERVICE']._serialized_end=3370
+  _globals['_ACCOUNT']._serialized_start=152
+  _globals['_ACCOUNT']._serialized_end=489
+  _globals['_ACCOUNT_STATE']._serialized_start=420
+  _globals['_ACCOUNT_STATE']._serialized_end=489
+  _globals['_BALANCE']._serialized_start=491
+  _globals['_BALANCE']._serialized_end=555
+  _globals['_LIMITS']._serialized_start=558
+  _globals['_LIMITS']._serialized_end=724
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=727
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=863
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=865
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=934
+  _globals['_GETACCOUNTREQUEST']._serialized_start=936
+  _globals['_GETACCOUNTREQUEST']._serialized_end=972
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=974
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=1040
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=1042
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=1118
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=1120
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1214
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=1217
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1350
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1352
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1421
+  _globals['_GRANTCREDITREQUEST']._serialized_start=1423
+  _globals['_GRANTCREDITREQUEST']._serialized_end=1510
+  _globals['_GRANTCREDITRESPONSE']._serialized_start=1512
+  _globals['_GRANTCREDITRESPONSE']._serialized_end=1579
+  _globals['_REFUNDREQUESTREQUEST']._serialized_start=1582
+  _globals['_REFUNDREQUESTREQUEST']._serialized_end=1737
+  _globals['_REFUNDREQUESTRESPONSE']._serialized_start=1739
+  _globals['_REFUNDREQUESTRESPONSE']._serialized_end=1860
+  _globals['_CREATEKEYREQUEST']._serialized_start=1863
+  _globals['_CREATEKEYREQUEST']._serialized_end=2150
+  _globals['_CREATEKEYRESPONSE']._serialized_start=2152
+  _globals['_CREATEKEYRESPONSE']._serialized_end=2225
+  _globals['_LISTKEYSREQUEST']._serialized_start=2227
+  _globals['_LISTKEYSREQUEST']._serialized_end=2300
+  _globals['_LISTKEYSRESPONSE']._serialized_start=2302
+  _globals['_LISTKEYSRESPONSE']._serialized_end=2384
+  _globals['_REVOKEKEYREQUEST']._serialized_start=2386
+  _globals['_REVOKEKEYREQUEST']._serialized_end=2418
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=2420
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=2477
+  _globals['_LISTUSAGEREQUEST']._serialized_start=2479
+  _globals['_LISTUSAGEREQUEST']._serialized_end=2602
+  _globals['_LISTUSAGERESPONSE']._serialized_start=2604
+  _globals['_LISTUSAGERESPONSE']._serialized_end=2698
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=2701
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=3173
+  _globals['_QUERYUSAGEREQUEST_GROUPBY']._serialized_start=2958
+  _globals['_QUERYUSAGEREQUEST_GROUPBY']._serialized_end=3078
+  _globals['_QUERYUSAGEREQUEST_INTERVAL']._serialized_start=3080
+  _globals['_QUERYUSAGEREQUEST_INTERVAL']._serialized_end=3173
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=3175
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=3264
+  _globals['_GETBILLREQUEST']._serialized_start=3266
+  _globals['_GETBILLREQUEST']._serialized_end=3393
+  _globals['_GETBILLRESPONSE']._serialized_start=3396
+  _globals['_GETBILLRESPONSE']._serialized_end=3535
+  _globals['_ACCOUNTSERVICE']._serialized_start=3538
+  _globals['_ACCOUNTSERVICE']._serialized_end=4682
 # @@protoc_insertion_point(module_scope)

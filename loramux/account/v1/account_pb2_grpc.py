@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class AccountServiceStub:
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     def __init__(self, channel):
@@ -41,15 +43,30 @@ class AccountServiceStub:
                 request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountRequest.SerializeToString,
                 response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountResponse.FromString,
                 _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/loramux.account.v1.AccountService/GetAccount',
+                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
+        self.ListAccounts = channel.unary_unary(
+                '/loramux.account.v1.AccountService/ListAccounts',
+                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
+                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
+                _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/loramux.account.v1.AccountService/UpdateAccount',
+                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
+                _registered_method=True)
         self.GrantCredit = channel.unary_unary(
                 '/loramux.account.v1.AccountService/GrantCredit',
                 request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GrantCreditRequest.SerializeToString,
                 response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GrantCreditResponse.FromString,
                 _registered_method=True)
-        self.GetAccount = channel.unary_unary(
-                '/loramux.account.v1.AccountService/GetAccount',
-                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
-                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
+        self.RefundRequest = channel.unary_unary(
+                '/loramux.account.v1.AccountService/RefundRequest',
+                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestRequest.SerializeToString,
+                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestResponse.FromString,
                 _registered_method=True)
         self.CreateKey = channel.unary_unary(
                 '/loramux.account.v1.AccountService/CreateKey',
@@ -71,6 +88,11 @@ class AccountServiceStub:
                 request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.ListUsageRequest.SerializeToString,
                 response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.ListUsageResponse.FromString,
                 _registered_method=True)
+        self.QueryUsage = channel.unary_unary(
+                '/loramux.account.v1.AccountService/QueryUsage',
+                request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageRequest.SerializeToString,
+                response_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageResponse.FromString,
+                _registered_method=True)
         self.GetBill = channel.unary_unary(
                 '/loramux.account.v1.AccountService/GetBill',
                 request_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GetBillRequest.SerializeToString,
@@ -80,7 +102,9 @@ class AccountServiceStub:
 
 class AccountServiceServicer:
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     def CreateAccount(self, request, context):
@@ -90,15 +114,36 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GrantCredit(self, request, context):
-        """Operator. Adds to an account's credit, once for each request_id.
+    def GetAccount(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccounts(self, request, context):
+        """Operator. By name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetAccount(self, request, context):
-        """The caller's account; for the operator, any account by id.
+    def UpdateAccount(self, request, context):
+        """Operator. Limits, and whether the account may do anything at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantCredit(self, request, context):
+        """Operator. Adds to an account's credit, once for each idempotency_key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundRequest(self, request, context):
+        """Operator. Gives back what a request has cost, or part of it, as a
+        correction row of the ledger; once for each idempotency_key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,8 +174,15 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryUsage(self, request, context):
+        """Usage records summed, by span of time and by what they have in common.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBill(self, request, context):
-        """Usage of a span of time, summed by model and price.
+        """What a span of time cost, by model and price, with its corrections.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,15 +196,30 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountRequest.FromString,
                     response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountResponse.SerializeToString,
             ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.FromString,
+                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'ListAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccounts,
+                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsRequest.FromString,
+                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsResponse.SerializeToString,
+            ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountResponse.SerializeToString,
+            ),
             'GrantCredit': grpc.unary_unary_rpc_method_handler(
                     servicer.GrantCredit,
                     request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GrantCreditRequest.FromString,
                     response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GrantCreditResponse.SerializeToString,
             ),
-            'GetAccount': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetAccount,
-                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.FromString,
-                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.SerializeToString,
+            'RefundRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundRequest,
+                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestRequest.FromString,
+                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestResponse.SerializeToString,
             ),
             'CreateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateKey,
@@ -174,6 +241,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.ListUsageRequest.FromString,
                     response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.ListUsageResponse.SerializeToString,
             ),
+            'QueryUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryUsage,
+                    request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageRequest.FromString,
+                    response_serializer=loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageResponse.SerializeToString,
+            ),
             'GetBill': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBill,
                     request_deserializer=loramux_dot_account_dot_v1_dot_account__pb2.GetBillRequest.FromString,
@@ -189,7 +261,9 @@ def add_AccountServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     @staticmethod
@@ -209,6 +283,87 @@ class AccountService:
             '/loramux.account.v1.AccountService/CreateAccount',
             loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountRequest.SerializeToString,
             loramux_dot_account_dot_v1_dot_account__pb2.CreateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.account.v1.AccountService/GetAccount',
+            loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
+            loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.account.v1.AccountService/ListAccounts',
+            loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
+            loramux_dot_account_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.account.v1.AccountService/UpdateAccount',
+            loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
+            loramux_dot_account_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -247,7 +402,7 @@ class AccountService:
             _registered_method=True)
 
     @staticmethod
-    def GetAccount(request,
+    def RefundRequest(request,
             target,
             options=(),
             channel_credentials=None,
@@ -260,9 +415,9 @@ class AccountService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/loramux.account.v1.AccountService/GetAccount',
-            loramux_dot_account_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
-            loramux_dot_account_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
+            '/loramux.account.v1.AccountService/RefundRequest',
+            loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestRequest.SerializeToString,
+            loramux_dot_account_dot_v1_dot_account__pb2.RefundRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -371,6 +526,33 @@ class AccountService:
             '/loramux.account.v1.AccountService/ListUsage',
             loramux_dot_account_dot_v1_dot_account__pb2.ListUsageRequest.SerializeToString,
             loramux_dot_account_dot_v1_dot_account__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.account.v1.AccountService/QueryUsage',
+            loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageRequest.SerializeToString,
+            loramux_dot_account_dot_v1_dot_account__pb2.QueryUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class AccountServiceStub:
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     @_typing.overload
@@ -37,42 +39,64 @@ class AccountServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.CreateAccountResponse]
     """Operator."""
-    GrantCredit: _grpc.UnaryUnaryMultiCallable[_account_pb2.GrantCreditRequest, _account_pb2.GrantCreditResponse]
-    """Operator. Adds to an account's credit, once for each request_id."""
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
-    """The caller's account; for the operator, any account by id."""
+    ListAccounts: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]
+    """Operator. By name."""
+    UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
+    """Operator. Limits, and whether the account may do anything at all."""
+    GrantCredit: _grpc.UnaryUnaryMultiCallable[_account_pb2.GrantCreditRequest, _account_pb2.GrantCreditResponse]
+    """Operator. Adds to an account's credit, once for each idempotency_key."""
+    RefundRequest: _grpc.UnaryUnaryMultiCallable[_account_pb2.RefundRequestRequest, _account_pb2.RefundRequestResponse]
+    """Operator. Gives back what a request has cost, or part of it, as a
+    correction row of the ledger; once for each idempotency_key.
+    """
     CreateKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.CreateKeyRequest, _account_pb2.CreateKeyResponse]
     ListKeys: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListKeysRequest, _account_pb2.ListKeysResponse]
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_account_pb2.RevokeKeyRequest, _account_pb2.RevokeKeyResponse]
     ListUsage: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListUsageRequest, _account_pb2.ListUsageResponse]
     """Usage records, newest first."""
+    QueryUsage: _grpc.UnaryUnaryMultiCallable[_account_pb2.QueryUsageRequest, _account_pb2.QueryUsageResponse]
+    """Usage records summed, by span of time and by what they have in common."""
     GetBill: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetBillRequest, _account_pb2.GetBillResponse]
-    """Usage of a span of time, summed by model and price."""
+    """What a span of time cost, by model and price, with its corrections."""
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.CreateAccountResponse]  # type: ignore[assignment]
     """Operator."""
-    GrantCredit: _aio.UnaryUnaryMultiCallable[_account_pb2.GrantCreditRequest, _account_pb2.GrantCreditResponse]  # type: ignore[assignment]
-    """Operator. Adds to an account's credit, once for each request_id."""
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
-    """The caller's account; for the operator, any account by id."""
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]  # type: ignore[assignment]
+    """Operator. By name."""
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]  # type: ignore[assignment]
+    """Operator. Limits, and whether the account may do anything at all."""
+    GrantCredit: _aio.UnaryUnaryMultiCallable[_account_pb2.GrantCreditRequest, _account_pb2.GrantCreditResponse]  # type: ignore[assignment]
+    """Operator. Adds to an account's credit, once for each idempotency_key."""
+    RefundRequest: _aio.UnaryUnaryMultiCallable[_account_pb2.RefundRequestRequest, _account_pb2.RefundRequestResponse]  # type: ignore[assignment]
+    """Operator. Gives back what a request has cost, or part of it, as a
+    correction row of the ledger; once for each idempotency_key.
+    """
     CreateKey: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateKeyRequest, _account_pb2.CreateKeyResponse]  # type: ignore[assignment]
     ListKeys: _aio.UnaryUnaryMultiCallable[_account_pb2.ListKeysRequest, _account_pb2.ListKeysResponse]  # type: ignore[assignment]
     RevokeKey: _aio.UnaryUnaryMultiCallable[_account_pb2.RevokeKeyRequest, _account_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     ListUsage: _aio.UnaryUnaryMultiCallable[_account_pb2.ListUsageRequest, _account_pb2.ListUsageResponse]  # type: ignore[assignment]
     """Usage records, newest first."""
+    QueryUsage: _aio.UnaryUnaryMultiCallable[_account_pb2.QueryUsageRequest, _account_pb2.QueryUsageResponse]  # type: ignore[assignment]
+    """Usage records summed, by span of time and by what they have in common."""
     GetBill: _aio.UnaryUnaryMultiCallable[_account_pb2.GetBillRequest, _account_pb2.GetBillResponse]  # type: ignore[assignment]
-    """Usage of a span of time, summed by model and price."""
+    """What a span of time cost, by model and price, with its corrections."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Public. An account's own keys, limits, usage and bill. Methods marked
-    'operator' need the operator's key and act on any account.
+    'operator' need the operator's key and act on any account. In every request
+    `account` names an account; empty means the caller's own, and the operator
+    has none. Money is in pico-USD (1e-12 USD), whole numbers throughout.
     """
 
     @_abc_1.abstractmethod
@@ -84,20 +108,45 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Operator."""
 
     @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _account_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetAccountResponse, _abc.Awaitable[_account_pb2.GetAccountResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListAccounts(
+        self,
+        request: _account_pb2.ListAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.ListAccountsResponse, _abc.Awaitable[_account_pb2.ListAccountsResponse]]:
+        """Operator. By name."""
+
+    @_abc_1.abstractmethod
+    def UpdateAccount(
+        self,
+        request: _account_pb2.UpdateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.UpdateAccountResponse, _abc.Awaitable[_account_pb2.UpdateAccountResponse]]:
+        """Operator. Limits, and whether the account may do anything at all."""
+
+    @_abc_1.abstractmethod
     def GrantCredit(
         self,
         request: _account_pb2.GrantCreditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.GrantCreditResponse, _abc.Awaitable[_account_pb2.GrantCreditResponse]]:
-        """Operator. Adds to an account's credit, once for each request_id."""
+        """Operator. Adds to an account's credit, once for each idempotency_key."""
 
     @_abc_1.abstractmethod
-    def GetAccount(
+    def RefundRequest(
         self,
-        request: _account_pb2.GetAccountRequest,
+        request: _account_pb2.RefundRequestRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_account_pb2.GetAccountResponse, _abc.Awaitable[_account_pb2.GetAccountResponse]]:
-        """The caller's account; for the operator, any account by id."""
+    ) -> _typing.Union[_account_pb2.RefundRequestResponse, _abc.Awaitable[_account_pb2.RefundRequestResponse]]:
+        """Operator. Gives back what a request has cost, or part of it, as a
+        correction row of the ledger; once for each idempotency_key.
+        """
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -129,11 +178,19 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Usage records, newest first."""
 
     @_abc_1.abstractmethod
+    def QueryUsage(
+        self,
+        request: _account_pb2.QueryUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.QueryUsageResponse, _abc.Awaitable[_account_pb2.QueryUsageResponse]]:
+        """Usage records summed, by span of time and by what they have in common."""
+
+    @_abc_1.abstractmethod
     def GetBill(
         self,
         request: _account_pb2.GetBillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.GetBillResponse, _abc.Awaitable[_account_pb2.GetBillResponse]]:
-        """Usage of a span of time, summed by model and price."""
+        """What a span of time cost, by model and price, with its corrections."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

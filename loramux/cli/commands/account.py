@@ -33,7 +33,7 @@ def create(
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
         )
-        made = operator.create_key("first key", account_id=account_id)
+        made = operator.create_key("first key", account=account_id)
     console.note(f"account {account_id} is made; its first key is not shown again:", "dim")
     typer.echo(made.secret)
 
@@ -65,24 +65,29 @@ def show(
 
 
 def _show(account: "Account") -> None:
-    limits = account.limits
+    limits = account.effective_limits
+    own = account.limits
     console.fields(
         [
-            ("account", account.id),
-            ("available", money.usd(account.available_pico_usd)),
-            ("reserved", money.usd(account.reserved_pico_usd)),
+            ("account", account.name),
+            ("available", money.usd(account.balance.available_pico_usd)),
+            ("reserved", money.usd(account.balance.reserved_pico_usd)),
             (
                 "requests in flight",
-                str(limits.max_in_flight) if limits.HasField("max_in_flight") else "default",
+                _limit(limits.max_in_flight, is_own=own.HasField("max_in_flight")),
             ),
             (
                 "requests per minute",
-                str(limits.requests_per_minute) if limits.HasField("requests_per_minute") else "default",
+                _limit(limits.requests_per_minute, is_own=own.HasField("requests_per_minute")),
             ),
             (
                 "tokens per minute",
-                str(limits.tokens_per_minute) if limits.HasField("tokens_per_minute") else "default",
+                _limit(limits.tokens_per_minute, is_own=own.HasField("tokens_per_minute")),
             ),
             ("created", account.create_time.ToJsonString()),
         ]
     )
+
+
+def _limit(value: int, *, is_own: bool) -> str:
+    return str(value) if is_own else f"{value} (default)"

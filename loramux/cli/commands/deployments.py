@@ -70,9 +70,9 @@ def list_(context: typer.Context, as_json: session.Json = False) -> None:
                 one.name,
                 _state(one),
                 one.base_model,
-                one.adapter.hub_repo,
-                one.adapter.commit[:8],
-                str(one.adapter.rank or ""),
+                one.serving.hub_repo,
+                one.serving.commit[:8],
+                str(one.serving.rank or ""),
                 one.failure.message or one.status_message,
             ]
             for one in found
@@ -96,13 +96,13 @@ def show(context: typer.Context, name: Name, as_json: session.Json = False) -> N
             ("status", found.status_message),
             ("failure", f"{found.failure.message} ({found.failure.reason})" if found.failure.reason else ""),
             ("base model", found.base_model),
-            ("hub repo", found.adapter.hub_repo),
-            ("revision", found.adapter.revision),
-            ("commit", found.adapter.commit),
-            ("digest", found.adapter.digest),
-            ("size", f"{found.adapter.size_bytes:,} bytes" if found.adapter.size_bytes else ""),
-            ("rank", str(found.adapter.rank or "")),
-            ("adapts", ", ".join(found.adapter.target_modules)),
+            ("hub repo", found.serving.hub_repo),
+            ("revision", found.serving.revision),
+            ("commit", found.serving.commit),
+            ("digest", found.serving.digest),
+            ("size", f"{found.serving.size_bytes:,} bytes" if found.serving.size_bytes else ""),
+            ("rank", str(found.serving.rank or "")),
+            ("adapts", ", ".join(found.serving.target_modules)),
             ("being replaced by", f"{found.candidate.hub_repo} {found.candidate.commit}".strip()),
             ("hub token", "stored" if found.has_hub_token else ""),
             ("created", found.create_time.ToJsonString()),
@@ -116,8 +116,13 @@ def update(
     context: typer.Context,
     *,
     name: Name,
-    hub_repo: Annotated[str, typer.Option("--hub-repo", help="Another repository; else the same.")] = "",
-    revision: Annotated[str, typer.Option(help="Branch, tag or commit; else the default branch.")] = "",
+    hub_repo: Annotated[
+        str | None, typer.Option("--hub-repo", help="Another repository; else the same.")
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit, or '' for the default branch; else as it was."),
+    ] = None,
     token: Token = None,
     token_stdin: TokenStdin = False,
     remove_token: Annotated[
@@ -166,12 +171,12 @@ def _progress(deployment: "Deployment") -> str:
 def _state(deployment: "Deployment") -> str:
     from loramux.deployment.v1 import deployment_pb2
 
-    name = deployment_pb2.State.Name(deployment.state).removeprefix("STATE_")
+    name = deployment_pb2.Deployment.State.Name(deployment.state).removeprefix("STATE_")
     return name if name == "RUNNING" and not deployment.HasField("candidate") else name.lower()
 
 
 def _full_name(client: "SyncClient", name: str) -> str:
-    return name if "/" in name else f"{client.get_account().id}/{name}"
+    return name if "/" in name else f"{client.get_account().name}/{name}"
 
 
 def _token(given: str | None, *, from_stdin: bool) -> str | None:

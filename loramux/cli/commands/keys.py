@@ -19,15 +19,15 @@ def _list_by_default(context: typer.Context) -> None:
 def list_(context: typer.Context, account: session.Account = "", as_json: session.Json = False) -> None:
     """List the account's keys; their secrets are never shown again."""
     with session.client(context) as client:
-        found = list(client.list_keys(account_id=account))
+        found = list(client.list_keys(account=account))
     if as_json:
         console.print_json(found)
         return
     console.table(
-        ["ID", "BEGINS", "DESCRIPTION", "CREATED", "REVOKED"],
+        ["NAME", "BEGINS", "DESCRIPTION", "CREATED", "REVOKED"],
         (
             [
-                key.id,
+                key.name,
                 f"{key.prefix}...",
                 key.description,
                 key.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
@@ -48,16 +48,17 @@ def create(
 ) -> None:
     """Make a key. stdout gets the key and nothing else; it is shown this once."""
     with session.client(context) as client:
-        made = client.create_key(description, account_id=account)
-    console.note(f"key {made.key.id} of {made.key.account_id}; it is not shown again:", "dim")
+        made = client.create_key(description, account=account)
+    console.note(f"key {made.key.name} of {made.key.account}; it is not shown again:", "dim")
     typer.echo(made.secret)
 
 
 @app.command()
 def revoke(
-    context: typer.Context, key_id: Annotated[str, typer.Argument(help="Its id, as `keys list` shows it.")]
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="As `keys list` shows it.")],
 ) -> None:
     """End a key for good."""
     with session.client(context) as client:
-        client.revoke_key(key_id)
-    console.note(f"key {key_id} is revoked")
+        client.revoke_key(name)
+    console.note(f"key {name} is revoked")

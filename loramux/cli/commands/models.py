@@ -19,16 +19,16 @@ def models(context: typer.Context, as_json: session.Json = False) -> None:
                 base.name,
                 f"{base.context_length:,}",
                 str(base.max_lora_rank),
-                money.per_million(base.price.prompt_pico_usd_per_token),
-                money.per_million(base.price.completion_pico_usd_per_token),
+                money.per_million(base.price.prompt_pico_usd),
+                money.per_million(base.price.completion_pico_usd),
                 " / ".join(
                     money.per_million(price)
                     for price in (
-                        base.lora_price.prompt_pico_usd_per_token,
-                        base.lora_price.completion_pico_usd_per_token,
+                        base.lora_price.prompt_pico_usd,
+                        base.lora_price.completion_pico_usd,
                     )
                 ),
-                ", ".join(base.hub_ids),
+                ", ".join(base.adapter_base_names),
             ]
             for base in found
         ),

@@ -8,6 +8,9 @@ import typer
 
 from loramux.cli import console, money, session
 
+# BillLine.Kind
+_KINDS = {1: "base", 2: "LoRA", 3: "merged"}
+
 
 def usage(
     context: typer.Context,
@@ -17,10 +20,10 @@ def usage(
     as_json: session.Json = False,
 ) -> None:
     """List what requests used, newest first."""
-    from loramux.account.v1 import account_pb2
+    from loramux.account.v1 import usage_pb2
 
     with session.client(context) as client:
-        records = client.list_usage(model=model, account_id=account, page_size=min(limit, 1000))
+        records = client.list_usage(model=model, account=account, page_size=min(limit, 1000))
         found = list(itertools.islice(records, limit))
     if as_json:
         console.print_json(found)
@@ -35,7 +38,7 @@ def usage(
                 str(one.cached_tokens),
                 str(one.completion_tokens),
                 money.usd(one.total_pico_usd),
-                account_pb2.Outcome.Name(one.outcome).removeprefix("OUTCOME_").lower(),
+                usage_pb2.UsageRecord.Outcome.Name(one.outcome).removeprefix("OUTCOME_").lower(),
                 one.request_id,
             ]
             for one in found
@@ -47,19 +50,19 @@ def usage(
 def bill(context: typer.Context, account: session.Account = "", as_json: session.Json = False) -> None:
     """Show the bill: usage summed by model and price. LoRA tokens cost 3/2 of the base's."""
     with session.client(context) as client:
-        found = client.get_bill(account_id=account)
+        found = client.get_bill(account=account)
     if as_json:
         console.print_json(found)
         return
     rows = [
         [
             line.model,
-            "LoRA" if line.lora else "base",
+            _KINDS.get(line.kind, ""),
             str(line.requests),
             f"{line.prompt_tokens:,}",
-            money.per_million(line.prompt_pico_usd_per_token),
+            money.per_million(line.price.prompt_pico_usd),
             f"{line.completion_tokens:,}",
-            money.per_million(line.completion_pico_usd_per_token),
+            money.per_million(line.price.completion_pico_usd),
             money.usd(line.total_pico_usd),
         ]
         for line in found.lines

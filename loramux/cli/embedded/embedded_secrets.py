@@ -16,8 +16,12 @@ _FILE_NAME = "secrets.json"
 class EmbeddedSecrets:
     """Made at the first start in a data folder."""
 
-    internal_secret: str
-    """Proves calls between the services."""
+    gateway_secret: str
+    """What gateways show the registry."""
+    worker_secret: str
+    """What workers show the registry."""
+    dispatch_secret: str
+    """What gateways and the registry show workers."""
     encryption_key: str
     """Base64 of 32 bytes; the registry encrypts users' Hub tokens with it."""
     operator_key: str
@@ -41,7 +45,9 @@ def load_or_make(data_dir: Path) -> EmbeddedSecrets:
         content = json.loads(place.read_text())
     except FileNotFoundError:
         made = EmbeddedSecrets(
-            internal_secret=secrets.token_urlsafe(32),
+            gateway_secret=secrets.token_urlsafe(32),
+            worker_secret=secrets.token_urlsafe(32),
+            dispatch_secret=secrets.token_urlsafe(32),
             encryption_key=base64.b64encode(secrets.token_bytes(32)).decode(),
             operator_key=f"lmx_{secrets.token_urlsafe(32)}",
         )

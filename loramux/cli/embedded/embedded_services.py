@@ -142,7 +142,7 @@ class Embedded:
         with loramux.SyncClient(self.target, kept.operator_key) as operator:
             with contextlib.suppress(errors.AlreadyExistsError):
                 operator.create_account(account, credit_pico_usd=credit_pico_usd)
-            secret = operator.create_key("made by loramux up", account_id=account).secret
+            secret = operator.create_key("made by loramux up", account=account).secret
         self._secrets = kept.with_api_key(account, secret)
         embedded_secrets.save(self.config.data_dir, self._secrets)
         return secret
@@ -182,8 +182,7 @@ class Embedded:
         prefix = f"LORAMUX_{kind.upper()}_"
         own = {
             "HOST": "127.0.0.1",
-            "ADDRESS_FILE": str(self.config.data_dir / "run" / f"{name}.address"),
-            "INTERNAL_SECRET": self._kept().internal_secret,
+            "ADDRESS_FILE": str((self.config.data_dir / "run" / f"{name}.address").absolute()),
             "DRAIN_SECONDS": str(self.config.drain_seconds),
             **variables,
         }
@@ -191,7 +190,11 @@ class Embedded:
             name,
             f"services.{kind}",
             {**os.environ, **{f"{prefix}{variable}": value for variable, value in own.items()}},
-            Places(log=self.log(name), address_file=Path(own["ADDRESS_FILE"])),
+            Places(
+                log=self.log(name),
+                address_file=Path(own["ADDRESS_FILE"]),
+                folder=self.config.data_dir / "run",
+            ),
             on_event=self._on_event,
             port_variable=f"{prefix}PORT" if keeps_port else None,
             inherited=[lock],
@@ -207,6 +210,9 @@ class Embedded:
             "BASE_MODELS_FILE": str(bases_file.absolute()),
             "HUB_ENDPOINT": self.config.hub_endpoint,
             "ENCRYPTION_KEY": self._kept().encryption_key,
+            "GATEWAY_SECRET": self._kept().gateway_secret,
+            "WORKER_SECRET": self._kept().worker_secret,
+            "DISPATCH_SECRET": self._kept().dispatch_secret,
             **self.config.registry,
         }
 
@@ -216,6 +222,8 @@ class Embedded:
             "PORT": str(self.config.port),
             "REGISTRY_ADDRESS": registry,
             "DATABASE_URL": self._database("gateway"),
+            "GATEWAY_SECRET": self._kept().gateway_secret,
+            "DISPATCH_SECRET": self._kept().dispatch_secret,
             "OPERATOR_KEY_SHA256": self._kept().operator_key_sha256,
             **self.config.gateway,
         }
@@ -224,6 +232,8 @@ class Embedded:
         return {
             "REGISTRY_ADDRESS": registry,
             "BASE_MODEL": base.name,
+            "WORKER_SECRET": self._kept().worker_secret,
+            "DISPATCH_SECRET": self._kept().dispatch_secret,
             "CACHE_DIR": str((self.config.data_dir / "cache" / name).absolute()),
             "HUB_ENDPOINT": self.config.hub_endpoint,
             **self.config.worker,
@@ -246,8 +256,8 @@ class Embedded:
         return True
 
     def _prepare_smollm2(self) -> None:
-        command = [sys.executable, "-m", "services.worker.base.prepare_base"]
-        command += ["--out", str(base_models.smollm2_folder())]
+        command = [sys.executable, "-P", "-m", "services.worker.base.prepare_base"]
+        command += ["--out", str(base_models.smollm2_folder().absolute())]
         last = ""
         with subprocess.Popen(  # noqa: S603  # our own module
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

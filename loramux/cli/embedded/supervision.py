@@ -49,6 +49,8 @@ class Places:
 
     log: Path
     address_file: Path
+    folder: Path
+    """That it runs in; nothing of ours lies there to be imported."""
 
 
 class ServiceProcess:
@@ -95,8 +97,11 @@ class ServiceProcess:
                 raise StoppedError(f"{self.name} was stopped")
             with self._places.log.open("ab") as log:
                 self._process = subprocess.Popen(  # noqa: S603  # our own module
-                    [sys.executable, "-m", "loramux.cli.embedded.child", self._module],
+                    # Neither the current folder's modules, nor its files: a `services` package that lies there by
+                    # chance would run with our secrets.
+                    [sys.executable, "-P", "-m", "loramux.cli.embedded.child", self._module],
                     env=self._environment,
+                    cwd=self._places.folder,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,

@@ -26,8 +26,13 @@ if _version_not_supported:
 
 
 class DeploymentServiceStub:
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     def __init__(self, channel):
@@ -71,11 +76,26 @@ class DeploymentServiceStub:
                 request_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentRequest.SerializeToString,
                 response_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentResponse.FromString,
                 _registered_method=True)
+        self.ListDeploymentVersions = channel.unary_unary(
+                '/loramux.deployment.v1.DeploymentService/ListDeploymentVersions',
+                request_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsRequest.SerializeToString,
+                response_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollBackDeployment = channel.unary_unary(
+                '/loramux.deployment.v1.DeploymentService/RollBackDeployment',
+                request_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentRequest.SerializeToString,
+                response_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentResponse.FromString,
+                _registered_method=True)
 
 
 class DeploymentServiceServicer:
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     def ListBaseModels(self, request, context):
@@ -127,6 +147,20 @@ class DeploymentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeploymentVersions(self, request, context):
+        """The versions that have served under a name, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackDeployment(self, request, context):
+        """Puts an earlier version back, as an update does with a new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeploymentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +199,16 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentRequest.FromString,
                     response_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentResponse.SerializeToString,
             ),
+            'ListDeploymentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeploymentVersions,
+                    request_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsRequest.FromString,
+                    response_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsResponse.SerializeToString,
+            ),
+            'RollBackDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackDeployment,
+                    request_deserializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentRequest.FromString,
+                    response_serializer=loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'loramux.deployment.v1.DeploymentService', rpc_method_handlers)
@@ -174,8 +218,13 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeploymentService:
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     @staticmethod
@@ -357,6 +406,60 @@ class DeploymentService:
             '/loramux.deployment.v1.DeploymentService/WatchDeployment',
             loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentRequest.SerializeToString,
             loramux_dot_deployment_dot_v1_dot_deployment__pb2.WatchDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeploymentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.deployment.v1.DeploymentService/ListDeploymentVersions',
+            loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsRequest.SerializeToString,
+            loramux_dot_deployment_dot_v1_dot_deployment__pb2.ListDeploymentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.deployment.v1.DeploymentService/RollBackDeployment',
+            loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentRequest.SerializeToString,
+            loramux_dot_deployment_dot_v1_dot_deployment__pb2.RollBackDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DeploymentServiceStub:
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     @_typing.overload
@@ -52,11 +57,20 @@ class DeploymentServiceStub:
     """Sends the deployment as it is, then again at each change, until it is
     deleted or the caller leaves.
     """
+    ListDeploymentVersions: _grpc.UnaryUnaryMultiCallable[_deployment_pb2.ListDeploymentVersionsRequest, _deployment_pb2.ListDeploymentVersionsResponse]
+    """The versions that have served under a name, newest first."""
+    RollBackDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_pb2.RollBackDeploymentRequest, _deployment_pb2.RollBackDeploymentResponse]
+    """Puts an earlier version back, as an update does with a new one."""
 
 @_typing.type_check_only
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,10 +91,19 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Sends the deployment as it is, then again at each change, until it is
     deleted or the caller leaves.
     """
+    ListDeploymentVersions: _aio.UnaryUnaryMultiCallable[_deployment_pb2.ListDeploymentVersionsRequest, _deployment_pb2.ListDeploymentVersionsResponse]  # type: ignore[assignment]
+    """The versions that have served under a name, newest first."""
+    RollBackDeployment: _aio.UnaryUnaryMultiCallable[_deployment_pb2.RollBackDeploymentRequest, _deployment_pb2.RollBackDeploymentResponse]  # type: ignore[assignment]
+    """Puts an earlier version back, as an update does with a new one."""
 
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Public. Clients call it at the gateway, which authenticates and forwards to
-    the registry.
+    """Public. Clients call it at the gateway, which authenticates and asks the
+    registry.
+
+    Resources are called by `name`, as people type it: a base model's, a
+    deployment's `account/id`, a version's `account/id@number`. A field that
+    refers to one is called after its kind. Where names are used again, `uid` is
+    not.
     """
 
     @_abc_1.abstractmethod
@@ -141,5 +164,21 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the deployment as it is, then again at each change, until it is
         deleted or the caller leaves.
         """
+
+    @_abc_1.abstractmethod
+    def ListDeploymentVersions(
+        self,
+        request: _deployment_pb2.ListDeploymentVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.ListDeploymentVersionsResponse, _abc.Awaitable[_deployment_pb2.ListDeploymentVersionsResponse]]:
+        """The versions that have served under a name, newest first."""
+
+    @_abc_1.abstractmethod
+    def RollBackDeployment(
+        self,
+        request: _deployment_pb2.RollBackDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_pb2.RollBackDeploymentResponse, _abc.Awaitable[_deployment_pb2.RollBackDeploymentResponse]]:
+        """Puts an earlier version back, as an update does with a new one."""
 
 def add_DeploymentServiceServicer_to_server(servicer: DeploymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,15 +25,13 @@ _sym_db = _symbol_database.Default()
 from loramux.deployment.v1 import deployment_pb2 as loramux_dot_deployment_dot_v1_dot_deployment__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cloramux/fleet/v1/fleet.proto\x12\x10loramux.fleet.v1\x1a&loramux/deployment/v1/deployment.proto\"E\n\x0f\x42\x61seModelSource\x12\x14\n\nlocal_path\x18\x01 \x01(\tH\x00\x12\x12\n\x08hub_repo\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\x99\x01\n\nAdapterRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08hub_repo\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x15\n\rconfig_sha256\x18\x04 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x16\n\x0e\x64\x65ployment_uid\x18\x07 \x01(\t\"#\n\x13GetBaseModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x7f\n\x14GetBaseModelResponse\x12\x34\n\nbase_model\x18\x01 \x01(\x0b\x32 .loramux.deployment.v1.BaseModel\x12\x31\n\x06source\x18\x02 \x01(\x0b\x32!.loramux.fleet.v1.BaseModelSource\"\x8c\x01\n\x0fRegisterRequest\x12<\n\x0cregistration\x18\x01 \x01(\x0b\x32$.loramux.fleet.v1.WorkerRegistrationH\x00\x12\x30\n\x06report\x18\x02 \x01(\x0b\x32\x1e.loramux.fleet.v1.WorkerReportH\x00\x42\t\n\x07message\"\x8f\x01\n\x12WorkerRegistration\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x13\n\x0b\x62\x61se_commit\x18\x04 \x01(\t\x12\x15\n\rmax_sequences\x18\x05 \x01(\x05\x12\x15\n\radapter_slots\x18\x06 \x01(\x05\"p\n\x0cWorkerReport\x12\x18\n\x10resident_digests\x18\x01 \x03(\t\x12\x19\n\x11running_sequences\x18\x02 \x01(\x05\x12\x19\n\x11waiting_sequences\x18\x03 \x01(\x05\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\".\n\x10RegisterResponse\x12\x1a\n\x12report_interval_ms\x18\x01 \x01(\x05\"\x14\n\x12WatchRoutesRequest\"\xf7\x01\n\x13WatchRoutesResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x30\n\x0b\x62\x61se_models\x18\x02 \x03(\x0b\x32\x1b.loramux.fleet.v1.BaseRoute\x12\x36\n\x0b\x64\x65ployments\x18\x03 \x03(\x0b\x32!.loramux.fleet.v1.DeploymentRoute\x12\x1b\n\x13removed_deployments\x18\x04 \x03(\t\x12.\n\x07workers\x18\x05 \x03(\x0b\x32\x1d.loramux.fleet.v1.WorkerRoute\x12\x17\n\x0fremoved_workers\x18\x06 \x03(\t\"A\n\tBaseRoute\x12\x34\n\nbase_model\x18\x01 \x01(\x0b\x32 .loramux.deployment.v1.BaseModel\"\xe1\x01\n\x0f\x44\x65ploymentRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.loramux.deployment.v1.State\x12/\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x1e.loramux.deployment.v1.Failure\x12-\n\x07\x61\x64\x61pter\x18\x07 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\"y\n\x0bWorkerRoute\x12:\n\x0cregistration\x18\x01 \x01(\x0b\x32$.loramux.fleet.v1.WorkerRegistration\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.loramux.fleet.v1.WorkerReport\")\n\x13GetTokenizerRequest\x12\x12\n\nbase_model\x18\x01 \x01(\t\"\xde\x01\n\x14GetTokenizerResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12Q\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x39.loramux.fleet.v1.GetTokenizerResponse.SpecialTokensEntry\x12\x16\n\x0etokenizer_json\x18\x04 \x01(\x0c\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\",\n\x12GetHubTokenRequest\x12\x16\n\x0e\x64\x65ployment_uid\x18\x01 \x01(\t\"(\n\x13GetHubTokenResponse\x12\x11\n\thub_token\x18\x01 \x01(\t2\xdf\x03\n\x0c\x46leetService\x12]\n\x0cGetBaseModel\x12%.loramux.fleet.v1.GetBaseModelRequest\x1a&.loramux.fleet.v1.GetBaseModelResponse\x12U\n\x08Register\x12!.loramux.fleet.v1.RegisterRequest\x1a\".loramux.fleet.v1.RegisterResponse(\x01\x30\x01\x12\\\n\x0bWatchRoutes\x12$.loramux.fleet.v1.WatchRoutesRequest\x1a%.loramux.fleet.v1.WatchRoutesResponse0\x01\x12_\n\x0cGetTokenizer\x12%.loramux.fleet.v1.GetTokenizerRequest\x1a&.loramux.fleet.v1.GetTokenizerResponse0\x01\x12Z\n\x0bGetHubToken\x12$.loramux.fleet.v1.GetHubTokenRequest\x1a%.loramux.fleet.v1.GetHubTokenResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cloramux/fleet/v1/fleet.proto\x12\x10loramux.fleet.v1\x1a&loramux/deployment/v1/deployment.proto\"E\n\x0f\x42\x61seModelSource\x12\x14\n\nlocal_path\x18\x01 \x01(\tH\x00\x12\x12\n\x08hub_repo\x18\x02 \x01(\tH\x00\x42\x08\n\x06source\"\x99\x01\n\nAdapterRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08hub_repo\x18\x02 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\t\x12\x15\n\rconfig_sha256\x18\x04 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x16\n\x0e\x64\x65ployment_uid\x18\x07 \x01(\t\"#\n\x13GetBaseModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x7f\n\x14GetBaseModelResponse\x12\x34\n\nbase_model\x18\x01 \x01(\x0b\x32 .loramux.deployment.v1.BaseModel\x12\x31\n\x06source\x18\x02 \x01(\x0b\x32!.loramux.fleet.v1.BaseModelSource\"\x8c\x01\n\x0fRegisterRequest\x12<\n\x0cregistration\x18\x01 \x01(\x0b\x32$.loramux.fleet.v1.WorkerRegistrationH\x00\x12\x30\n\x06report\x18\x02 \x01(\x0b\x32\x1e.loramux.fleet.v1.WorkerReportH\x00\x42\t\n\x07message\"\xc5\x01\n\x12WorkerRegistration\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x12\n\nbase_model\x18\x03 \x01(\t\x12\x13\n\x0b\x62\x61se_commit\x18\x04 \x01(\t\x12\x15\n\rmax_sequences\x18\x05 \x01(\x05\x12\x15\n\radapter_slots\x18\x06 \x01(\x05\x12\x34\n\x0c\x63\x61pabilities\x18\x07 \x01(\x0b\x32\x1e.loramux.fleet.v1.Capabilities\"\x9c\x01\n\x0c\x43\x61pabilities\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x18\n\x10\x61\x64\x61pter_variants\x18\x03 \x03(\t\x12\x15\n\rmax_lora_rank\x18\x04 \x01(\x05\x12\x16\n\x0etarget_modules\x18\x05 \x03(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\x05\x12\r\n\x05\x64type\x18\x07 \x01(\t\"\x9a\x01\n\x0cWorkerReport\x12\x18\n\x10resident_digests\x18\x01 \x03(\t\x12\x19\n\x11running_sequences\x18\x02 \x01(\x05\x12\x19\n\x11waiting_sequences\x18\x03 \x01(\x05\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12(\n\x06memory\x18\x05 \x01(\x0b\x32\x18.loramux.fleet.v1.Memory\"J\n\x06Memory\x12\x11\n\tkv_blocks\x18\x01 \x01(\x03\x12\x16\n\x0ekv_blocks_held\x18\x02 \x01(\x03\x12\x15\n\radapter_bytes\x18\x03 \x01(\x03\"i\n\x10RegisterResponse\x12\x1a\n\x12report_interval_ms\x18\x01 \x01(\x05\x12\x39\n\x0fwanted_adapters\x18\x02 \x01(\x0b\x32 .loramux.fleet.v1.WantedAdapters\"@\n\x0eWantedAdapters\x12.\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\"D\n\x12GetHubTokenRequest\x12\x16\n\x0e\x64\x65ployment_uid\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x02 \x01(\t\"(\n\x13GetHubTokenResponse\x12\x11\n\thub_token\x18\x01 \x01(\t2\xa0\x02\n\x0c\x46leetService\x12]\n\x0cGetBaseModel\x12%.loramux.fleet.v1.GetBaseModelRequest\x1a&.loramux.fleet.v1.GetBaseModelResponse\x12U\n\x08Register\x12!.loramux.fleet.v1.RegisterRequest\x1a\".loramux.fleet.v1.RegisterResponse(\x01\x30\x01\x12Z\n\x0bGetHubToken\x12$.loramux.fleet.v1.GetHubTokenRequest\x1a%.loramux.fleet.v1.GetHubTokenResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loramux.fleet.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._loaded_options = None
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_options = b'8\001'
   _globals['_BASEMODELSOURCE']._serialized_start=90
   _globals['_BASEMODELSOURCE']._serialized_end=159
   _globals['_ADAPTERREF']._serialized_start=162
@@ -45,31 +43,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTERREQUEST']._serialized_start=484
   _globals['_REGISTERREQUEST']._serialized_end=624
   _globals['_WORKERREGISTRATION']._serialized_start=627
-  _globals['_WORKERREGISTRATION']._serialized_end=770
-  _globals['_WORKERREPORT']._serialized_start=772
-  _globals['_WORKERREPORT']._serialized_end=884
-  _globals['_REGISTERRESPONSE']._serialized_start=886
-  _globals['_REGISTERRESPONSE']._serialized_end=932
-  _globals['_WATCHROUTESREQUEST']._serialized_start=934
-  _globals['_WATCHROUTESREQUEST']._serialized_end=954
-  _globals['_WATCHROUTESRESPONSE']._serialized_start=957
-  _globals['_WATCHROUTESRESPONSE']._serialized_end=1204
-  _globals['_BASEROUTE']._serialized_start=1206
-  _globals['_BASEROUTE']._serialized_end=1271
-  _globals['_DEPLOYMENTROUTE']._serialized_start=1274
-  _globals['_DEPLOYMENTROUTE']._serialized_end=1499
-  _globals['_WORKERROUTE']._serialized_start=1501
-  _globals['_WORKERROUTE']._serialized_end=1622
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=1624
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=1665
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1668
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1890
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=1838
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=1890
-  _globals['_GETHUBTOKENREQUEST']._serialized_start=1892
-  _globals['_GETHUBTOKENREQUEST']._serialized_end=1936
-  _globals['_GETHUBTOKENRESPONSE']._serialized_start=1938
-  _globals['_GETHUBTOKENRESPONSE']._serialized_end=1978
-  _globals['_FLEETSERVICE']._serialized_start=1981
-  _globals['_FLEETSERVICE']._serialized_end=2460
+  _globals['_WORKERREGISTRATION']._serialized_end=824
+  _globals['_CAPABILITIES']._serialized_start=827
+  _globals['_CAPABILITIES']._serialized_end=983
+  _globals['_WORKERREPORT']._serialized_start=986
+  _globals['_WORKERREPORT']._serialized_end=1140
+  _globals['_MEMORY']._serialized_start=1142
+  _globals['_MEMORY']._serialized_end=1216
+  _globals['_REGISTERRESPONSE']._serialized_start=1218
+  _globals['_REGISTERRESPONSE']._serialized_end=1323
+  _globals['_WANTEDADAPTERS']._serialized_start=1325
+  _globals['_WANTEDADAPTERS']._serialized_end=1389
+  _globals['_GETHUBTOKENREQUEST']._serialized_start=1391
+  _globals['_GETHUBTOKENREQUEST']._serialized_end=1459
+  _globals['_GETHUBTOKENRESPONSE']._serialized_start=1461
+  _globals['_GETHUBTOKENRESPONSE']._serialized_end=1501
+  _globals['_FLEETSERVICE']._serialized_start=1504
+  _globals['_FLEETSERVICE']._serialized_end=1792
 # @@protoc_insertion_point(module_scope)

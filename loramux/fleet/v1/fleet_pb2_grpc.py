@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class FleetServiceStub:
-    """Internal: workers and gateways call the registry.
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
     """
 
     def __init__(self, channel):
@@ -45,16 +46,6 @@ class FleetServiceStub:
                 request_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterRequest.SerializeToString,
                 response_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterResponse.FromString,
                 _registered_method=True)
-        self.WatchRoutes = channel.unary_stream(
-                '/loramux.fleet.v1.FleetService/WatchRoutes',
-                request_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesRequest.SerializeToString,
-                response_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesResponse.FromString,
-                _registered_method=True)
-        self.GetTokenizer = channel.unary_stream(
-                '/loramux.fleet.v1.FleetService/GetTokenizer',
-                request_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerRequest.SerializeToString,
-                response_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerResponse.FromString,
-                _registered_method=True)
         self.GetHubToken = channel.unary_unary(
                 '/loramux.fleet.v1.FleetService/GetHubToken',
                 request_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetHubTokenRequest.SerializeToString,
@@ -63,7 +54,8 @@ class FleetServiceStub:
 
 
 class FleetServiceServicer:
-    """Internal: workers and gateways call the registry.
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
     """
 
     def GetBaseModel(self, request, context):
@@ -81,22 +73,9 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WatchRoutes(self, request, context):
-        """What a gateway routes by: everything at first, then each change.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetTokenizer(self, request, context):
-        """The base's tokenizer and chat template, in pieces below the message limit.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def GetHubToken(self, request, context):
-        """The Hub token of a deployment; asked for only when a download needs it.
+        """The Hub token of one version of a deployment; asked for only when a
+        download needs it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,16 +94,6 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     request_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterRequest.FromString,
                     response_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterResponse.SerializeToString,
             ),
-            'WatchRoutes': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchRoutes,
-                    request_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesRequest.FromString,
-                    response_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesResponse.SerializeToString,
-            ),
-            'GetTokenizer': grpc.unary_stream_rpc_method_handler(
-                    servicer.GetTokenizer,
-                    request_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerRequest.FromString,
-                    response_serializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerResponse.SerializeToString,
-            ),
             'GetHubToken': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHubToken,
                     request_deserializer=loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetHubTokenRequest.FromString,
@@ -139,7 +108,8 @@ def add_FleetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FleetService:
-    """Internal: workers and gateways call the registry.
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
     """
 
     @staticmethod
@@ -186,60 +156,6 @@ class FleetService:
             '/loramux.fleet.v1.FleetService/Register',
             loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterRequest.SerializeToString,
             loramux_dot_fleet_dot_v1_dot_fleet__pb2.RegisterResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def WatchRoutes(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/loramux.fleet.v1.FleetService/WatchRoutes',
-            loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesRequest.SerializeToString,
-            loramux_dot_fleet_dot_v1_dot_fleet__pb2.WatchRoutesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetTokenizer(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/loramux.fleet.v1.FleetService/GetTokenizer',
-            loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerRequest.SerializeToString,
-            loramux_dot_fleet_dot_v1_dot_fleet__pb2.GetTokenizerResponse.FromString,
             options,
             channel_credentials,
             insecure,

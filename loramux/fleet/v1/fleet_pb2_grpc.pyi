@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FleetServiceStub:
-    """Internal: workers and gateways call the registry."""
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,16 +41,16 @@ class FleetServiceStub:
     """A worker's lease. The first request registers, later ones report; the
     worker is gone when the stream ends or a report is 15 s overdue.
     """
-    WatchRoutes: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchRoutesRequest, _fleet_pb2.WatchRoutesResponse]
-    """What a gateway routes by: everything at first, then each change."""
-    GetTokenizer: _grpc.UnaryStreamMultiCallable[_fleet_pb2.GetTokenizerRequest, _fleet_pb2.GetTokenizerResponse]
-    """The base's tokenizer and chat template, in pieces below the message limit."""
     GetHubToken: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetHubTokenRequest, _fleet_pb2.GetHubTokenResponse]
-    """The Hub token of a deployment; asked for only when a download needs it."""
+    """The Hub token of one version of a deployment; asked for only when a
+    download needs it.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
-    """Internal: workers and gateways call the registry."""
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBaseModel: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetBaseModelRequest, _fleet_pb2.GetBaseModelResponse]  # type: ignore[assignment]
@@ -57,15 +59,15 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """A worker's lease. The first request registers, later ones report; the
     worker is gone when the stream ends or a report is 15 s overdue.
     """
-    WatchRoutes: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchRoutesRequest, _fleet_pb2.WatchRoutesResponse]  # type: ignore[assignment]
-    """What a gateway routes by: everything at first, then each change."""
-    GetTokenizer: _aio.UnaryStreamMultiCallable[_fleet_pb2.GetTokenizerRequest, _fleet_pb2.GetTokenizerResponse]  # type: ignore[assignment]
-    """The base's tokenizer and chat template, in pieces below the message limit."""
     GetHubToken: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetHubTokenRequest, _fleet_pb2.GetHubTokenResponse]  # type: ignore[assignment]
-    """The Hub token of a deployment; asked for only when a download needs it."""
+    """The Hub token of one version of a deployment; asked for only when a
+    download needs it.
+    """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Internal: workers and gateways call the registry."""
+    """Internal: workers call the registry. They prove themselves with the workers'
+    secret, which opens nothing else.
+    """
 
     @_abc_1.abstractmethod
     def GetBaseModel(
@@ -86,27 +88,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def WatchRoutes(
-        self,
-        request: _fleet_pb2.WatchRoutesRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchRoutesResponse], _abc.AsyncIterator[_fleet_pb2.WatchRoutesResponse]]:
-        """What a gateway routes by: everything at first, then each change."""
-
-    @_abc_1.abstractmethod
-    def GetTokenizer(
-        self,
-        request: _fleet_pb2.GetTokenizerRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.GetTokenizerResponse], _abc.AsyncIterator[_fleet_pb2.GetTokenizerResponse]]:
-        """The base's tokenizer and chat template, in pieces below the message limit."""
-
-    @_abc_1.abstractmethod
     def GetHubToken(
         self,
         request: _fleet_pb2.GetHubTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.GetHubTokenResponse, _abc.Awaitable[_fleet_pb2.GetHubTokenResponse]]:
-        """The Hub token of a deployment; asked for only when a download needs it."""
+        """The Hub token of one version of a deployment; asked for only when a
+        download needs it.
+        """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

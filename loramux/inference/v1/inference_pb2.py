@@ -22,42 +22,46 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from loramux.inference.v1 import chat_pb2 as loramux_dot_inference_dot_v1_dot_chat__pb2
+from loramux.inference.v1 import constraint_pb2 as loramux_dot_inference_dot_v1_dot_constraint__pb2
 from loramux.inference.v1 import sampling_pb2 as loramux_dot_inference_dot_v1_dot_sampling__pb2
+from loramux.type.v1 import token_price_pb2 as loramux_dot_type_dot_v1_dot_token__price__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$loramux/inference/v1/inference.proto\x12\x14loramux.inference.v1\x1a#loramux/inference/v1/sampling.proto\"\xed\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x33\n\x06tokens\x18\x03 \x01(\x0b\x32!.loramux.inference.v1.TokenPromptH\x00\x12\x30\n\x04\x63hat\x18\x04 \x01(\x0b\x32 .loramux.inference.v1.ChatPromptH\x00\x12\x36\n\x08sampling\x18\x05 \x01(\x0b\x32$.loramux.inference.v1.SamplingParams\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\x08\n\x06prompt\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"A\n\nChatPrompt\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.loramux.inference.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x81\x01\n\x10GenerateResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1b.loramux.inference.v1.ChunkH\x00\x12\x36\n\ncompletion\x18\x02 \x01(\x0b\x32 .loramux.inference.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"m\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x34\n\x08logprobs\x18\x04 \x03(\x0b\x32\".loramux.inference.v1.TokenLogprob\"`\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12-\n\x03top\x18\x03 \x03(\x0b\x32 .loramux.inference.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\xb4\x01\n\nCompletion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x07\x63hoices\x18\x03 \x03(\x0b\x32\x1c.loramux.inference.v1.Choice\x12*\n\x05usage\x18\x04 \x01(\x0b\x32\x1b.loramux.inference.v1.Usage\x12(\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x1a.loramux.inference.v1.Cost\"`\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x39\n\rfinish_reason\x18\x02 \x01(\x0e\x32\".loramux.inference.v1.FinishReason\x12\x0c\n\x04stop\x18\x03 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\"h\n\x04\x43ost\x12!\n\x19prompt_pico_usd_per_token\x18\x01 \x01(\x03\x12%\n\x1d\x63ompletion_pico_usd_per_token\x18\x02 \x01(\x03\x12\x16\n\x0etotal_pico_usd\x18\x03 \x01(\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32o\n\x10InferenceService\x12[\n\x08Generate\x12%.loramux.inference.v1.GenerateRequest\x1a&.loramux.inference.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$loramux/inference/v1/inference.proto\x12\x14loramux.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1floramux/inference/v1/chat.proto\x1a%loramux/inference/v1/constraint.proto\x1a#loramux/inference/v1/sampling.proto\x1a!loramux/type/v1/token_price.proto\"\xaa\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x33\n\x06tokens\x18\x03 \x01(\x0b\x32!.loramux.inference.v1.TokenPromptH\x00\x12\x30\n\x04\x63hat\x18\x04 \x01(\x0b\x32 .loramux.inference.v1.ChatPromptH\x00\x12\x36\n\x08sampling\x18\x05 \x01(\x0b\x32$.loramux.inference.v1.SamplingParams\x12\x34\n\nconstraint\x18\x06 \x01(\x0b\x32 .loramux.inference.v1.Constraint\x12\x19\n\x11\x63lient_request_id\x18\x07 \x01(\tB\x08\n\x06prompt\"\x1a\n\x0bTokenPrompt\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x81\x01\n\x10GenerateResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1b.loramux.inference.v1.ChunkH\x00\x12\x36\n\ncompletion\x18\x02 \x01(\x0b\x32 .loramux.inference.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"\xa6\x01\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x34\n\x08logprobs\x18\x04 \x03(\x0b\x32\".loramux.inference.v1.TokenLogprob\x12\x37\n\ntool_calls\x18\x05 \x03(\x0b\x32#.loramux.inference.v1.ToolCallDelta\"}\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12-\n\x03top\x18\x03 \x03(\x0b\x32 .loramux.inference.v1.TopLogprob\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x0c\"L\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x0c\"\xcf\x02\n\nCompletion\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x19\n\x11\x63lient_request_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0eversion_digest\x18\x04 \x01(\t\x12-\n\x07\x63hoices\x18\x05 \x03(\x0b\x32\x1c.loramux.inference.v1.Choice\x12*\n\x05usage\x18\x06 \x01(\x0b\x32\x1b.loramux.inference.v1.Usage\x12(\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x1a.loramux.inference.v1.Cost\x12\x36\n\x0b\x66ingerprint\x18\x08 \x01(\x0b\x32!.loramux.inference.v1.Fingerprint\x12.\n\x07timings\x18\t \x01(\x0b\x32\x1d.loramux.inference.v1.Timings\"`\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x39\n\rfinish_reason\x18\x02 \x01(\x0e\x32\".loramux.inference.v1.FinishReason\x12\x0c\n\x04stop\x18\x03 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\x03\"J\n\x04\x43ost\x12*\n\x05price\x18\x01 \x01(\x0b\x32\x1b.loramux.type.v1.TokenPrice\x12\x16\n\x0etotal_pico_usd\x18\x02 \x01(\x03\"+\n\x0b\x46ingerprint\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\"c\n\x07Timings\x12.\n\x0b\x66irst_chunk\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x32o\n\x10InferenceService\x12[\n\x08Generate\x12%.loramux.inference.v1.GenerateRequest\x1a&.loramux.inference.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loramux.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1339
-  _globals['_FINISHREASON']._serialized_end=1434
-  _globals['_GENERATEREQUEST']._serialized_start=100
-  _globals['_GENERATEREQUEST']._serialized_end=337
-  _globals['_TOKENPROMPT']._serialized_start=339
-  _globals['_TOKENPROMPT']._serialized_end=365
-  _globals['_CHATPROMPT']._serialized_start=367
-  _globals['_CHATPROMPT']._serialized_end=432
-  _globals['_CHATMESSAGE']._serialized_start=434
-  _globals['_CHATMESSAGE']._serialized_end=478
-  _globals['_GENERATERESPONSE']._serialized_start=481
-  _globals['_GENERATERESPONSE']._serialized_end=610
-  _globals['_CHUNK']._serialized_start=612
-  _globals['_CHUNK']._serialized_end=721
-  _globals['_TOKENLOGPROB']._serialized_start=723
-  _globals['_TOKENLOGPROB']._serialized_end=819
-  _globals['_TOPLOGPROB']._serialized_start=821
-  _globals['_TOPLOGPROB']._serialized_end=868
-  _globals['_COMPLETION']._serialized_start=871
-  _globals['_COMPLETION']._serialized_end=1051
-  _globals['_CHOICE']._serialized_start=1053
-  _globals['_CHOICE']._serialized_end=1149
-  _globals['_USAGE']._serialized_start=1151
-  _globals['_USAGE']._serialized_end=1231
-  _globals['_COST']._serialized_start=1233
-  _globals['_COST']._serialized_end=1337
-  _globals['_INFERENCESERVICE']._serialized_start=1436
-  _globals['_INFERENCESERVICE']._serialized_end=1547
+  _globals['_FINISHREASON']._serialized_start=1813
+  _globals['_FINISHREASON']._serialized_end=1938
+  _globals['_GENERATEREQUEST']._serialized_start=239
+  _globals['_GENERATEREQUEST']._serialized_end=537
+  _globals['_TOKENPROMPT']._serialized_start=539
+  _globals['_TOKENPROMPT']._serialized_end=565
+  _globals['_GENERATERESPONSE']._serialized_start=568
+  _globals['_GENERATERESPONSE']._serialized_end=697
+  _globals['_CHUNK']._serialized_start=700
+  _globals['_CHUNK']._serialized_end=866
+  _globals['_TOKENLOGPROB']._serialized_start=868
+  _globals['_TOKENLOGPROB']._serialized_end=993
+  _globals['_TOPLOGPROB']._serialized_start=995
+  _globals['_TOPLOGPROB']._serialized_end=1071
+  _globals['_COMPLETION']._serialized_start=1074
+  _globals['_COMPLETION']._serialized_end=1409
+  _globals['_CHOICE']._serialized_start=1411
+  _globals['_CHOICE']._serialized_end=1507
+  _globals['_USAGE']._serialized_start=1509
+  _globals['_USAGE']._serialized_end=1589
+  _globals['_COST']._serialized_start=1591
+  _globals['_COST']._serialized_end=1665
+  _globals['_FINGERPRINT']._serialized_start=1667
+  _globals['_FINGERPRINT']._serialized_end=1710
+  _globals['_TIMINGS']._serialized_start=1712
+  _globals['_TIMINGS']._serialized_end=1811
+  _globals['_INFERENCESERVICE']._serialized_start=1940
+  _globals['_INFERENCESERVICE']._serialized_end=2051
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class InferenceServiceStub:
     """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
     """
 
     def __init__(self, channel):
@@ -44,14 +46,16 @@ class InferenceServiceStub:
 
 class InferenceServiceServicer:
     """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
     """
 
     def Generate(self, request, context):
         """Streams the answer of a base model or of a deployment: any number of
         chunks, then exactly one completion, then OK. A stream without a
-        completion ended in error; its status carries ErrorInfo. Nothing, response
-        headers included, is sent before the first chunk, so a client's retry
-        policy applies until then.
+        completion ended in error; its status carries ErrorInfo and RequestInfo.
+        Nothing, response headers included, is sent before the first chunk, so a
+        client's retry policy applies until then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +79,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
     """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
     """
 
     @staticmethod

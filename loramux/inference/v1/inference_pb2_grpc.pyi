@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InferenceServiceStub:
-    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`."""
+    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,26 +39,32 @@ class InferenceServiceStub:
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Streams the answer of a base model or of a deployment: any number of
     chunks, then exactly one completion, then OK. A stream without a
-    completion ended in error; its status carries ErrorInfo. Nothing, response
-    headers included, is sent before the first chunk, so a client's retry
-    policy applies until then.
+    completion ended in error; its status carries ErrorInfo and RequestInfo.
+    Nothing, response headers included, is sent before the first chunk, so a
+    client's retry policy applies until then.
     """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
-    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`."""
+    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Streams the answer of a base model or of a deployment: any number of
     chunks, then exactly one completion, then OK. A stream without a
-    completion ended in error; its status carries ErrorInfo. Nothing, response
-    headers included, is sent before the first chunk, so a client's retry
-    policy applies until then.
+    completion ended in error; its status carries ErrorInfo and RequestInfo.
+    Nothing, response headers included, is sent before the first chunk, so a
+    client's retry policy applies until then.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`."""
+    """Public. The key travels in the `authorization` metadata as `Bearer lmx_...`.
+    Every answer names the request in `x-loramux-request-id`: in trailing
+    metadata always, in the response headers with the first chunk.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -65,9 +74,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
         """Streams the answer of a base model or of a deployment: any number of
         chunks, then exactly one completion, then OK. A stream without a
-        completion ended in error; its status carries ErrorInfo. Nothing, response
-        headers included, is sent before the first chunk, so a client's retry
-        policy applies until then.
+        completion ended in error; its status carries ErrorInfo and RequestInfo.
+        Nothing, response headers included, is sent before the first chunk, so a
+        client's retry policy applies until then.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

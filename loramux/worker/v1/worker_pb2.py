@@ -22,34 +22,55 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from loramux.fleet.v1 import fleet_pb2 as loramux_dot_fleet_dot_v1_dot_fleet__pb2
-from loramux.inference.v1 import inference_pb2 as loramux_dot_inference_dot_v1_dot_inference__pb2
-from loramux.inference.v1 import sampling_pb2 as loramux_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloramux/worker/v1/worker.proto\x12\x11loramux.worker.v1\x1a\x1cloramux/fleet/v1/fleet.proto\x1a$loramux/inference/v1/inference.proto\x1a#loramux/inference/v1/sampling.proto\"\xba\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12-\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\x12\x18\n\x10prompt_token_ids\x18\x04 \x03(\r\x12\x36\n\x08sampling\x18\x05 \x01(\x0b\x32$.loramux.inference.v1.SamplingParams\"x\n\x10GenerateResponse\x12,\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1b.loramux.inference.v1.ChunkH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.loramux.worker.v1.SummaryH\x00\x42\x07\n\x05\x65vent\"d\n\x07Summary\x12-\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x1c.loramux.inference.v1.Choice\x12*\n\x05usage\x18\x02 \x01(\x0b\x32\x1b.loramux.inference.v1.Usage\"C\n\x12LoadAdapterRequest\x12-\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\"\x15\n\x13LoadAdapterResponse\"\x11\n\x0fGetStatsRequest\"\xbc\x01\n\x10GetStatsResponse\x12\x19\n\x11running_sequences\x18\x01 \x01(\x05\x12\x19\n\x11waiting_sequences\x18\x02 \x01(\x05\x12\x34\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\".loramux.worker.v1.ResidentAdapter\x12\x1b\n\x13prompt_tokens_total\x18\x04 \x01(\x03\x12\x1f\n\x17\x63ompletion_tokens_total\x18\x05 \x01(\x03\"C\n\x0fResidentAdapter\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04pins\x18\x02 \x01(\x05\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32\x99\x02\n\rWorkerService\x12U\n\x08Generate\x12\".loramux.worker.v1.GenerateRequest\x1a#.loramux.worker.v1.GenerateResponse0\x01\x12\\\n\x0bLoadAdapter\x12%.loramux.worker.v1.LoadAdapterRequest\x1a&.loramux.worker.v1.LoadAdapterResponse\x12S\n\x08GetStats\x12\".loramux.worker.v1.GetStatsRequest\x1a#.loramux.worker.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloramux/worker/v1/worker.proto\x12\x11loramux.worker.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cloramux/fleet/v1/fleet.proto\"\xf1\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x1b\n\x0e\x61\x63\x63ount_weight\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12-\n\x07\x61\x64\x61pter\x18\x04 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12-\n\x08sampling\x18\x06 \x01(\x0b\x32\x1b.loramux.worker.v1.Sampling\x12\x31\n\nconstraint\x18\x07 \x01(\x0b\x32\x1d.loramux.worker.v1.Constraint\x12\x31\n\x07resumed\x18\x08 \x03(\x0b\x32 .loramux.worker.v1.ResumedChoice\x12+\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_account_weight\"J\n\rResumedChoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x17\n\x0ftext_bytes_sent\x18\x03 \x01(\x03\"\xae\x03\n\x08Sampling\x12\x12\n\nmax_tokens\x18\x01 \x01(\x05\x12\x12\n\nmin_tokens\x18\x02 \x01(\x05\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\r\n\x05top_p\x18\x05 \x01(\x02\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x1a\n\x12repetition_penalty\x18\x07 \x01(\x02\x12\x18\n\x10presence_penalty\x18\x08 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\t \x01(\x02\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x0c\n\x04stop\x18\x0b \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12>\n\nlogit_bias\x18\r \x03(\x0b\x32*.loramux.worker.v1.Sampling.LogitBiasEntry\x12\x15\n\x08logprobs\x18\x0e \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nignore_eos\x18\x0f \x01(\x08\x12\t\n\x01n\x18\x10 \x01(\x05\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0b\n\t_logprobs\"\x8b\x01\n\nConstraint\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x34\n\x0bjson_object\x18\x02 \x01(\x0b\x32\x1d.loramux.worker.v1.JsonObjectH\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x04 \x01(\tH\x00\x42\x0c\n\nconstraint\"\x0c\n\nJsonObject\"\xa4\x01\n\x10GenerateResponse\x12)\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x18.loramux.worker.v1.ChunkH\x00\x12-\n\x07summary\x18\x02 \x01(\x0b\x32\x1a.loramux.worker.v1.SummaryH\x00\x12-\n\x07started\x18\x03 \x01(\x0b\x32\x1a.loramux.worker.v1.StartedH\x00\x42\x07\n\x05\x65vent\"7\n\x07Started\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\rcached_tokens\x18\x02 \x01(\x03\"j\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1f.loramux.worker.v1.TokenLogprob\"z\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12*\n\x03top\x18\x03 \x03(\x0b\x32\x1d.loramux.worker.v1.TopLogprob\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x0c\"L\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05\x62ytes\x18\x04 \x01(\x0c\"\x9c\x01\n\x07Summary\x12*\n\x07\x63hoices\x18\x01 \x03(\x0b\x32\x19.loramux.worker.v1.Choice\x12\x15\n\rprompt_tokens\x18\x02 \x01(\x03\x12\x15\n\rcached_tokens\x18\x03 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x0c\n\x04mode\x18\x06 \x01(\t\"<\n\x06\x43hoice\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x15\n\rfinish_reason\x18\x02 \x01(\x05\x12\x0c\n\x04stop\x18\x03 \x01(\t\"C\n\x12LoadAdapterRequest\x12-\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\"\x15\n\x13LoadAdapterResponse\"\x11\n\x0fGetStatsRequest\"\xbc\x01\n\x10GetStatsResponse\x12\x19\n\x11running_sequences\x18\x01 \x01(\x05\x12\x19\n\x11waiting_sequences\x18\x02 \x01(\x05\x12\x34\n\x08\x61\x64\x61pters\x18\x03 \x03(\x0b\x32\".loramux.worker.v1.ResidentAdapter\x12\x1b\n\x13prompt_tokens_total\x18\x04 \x01(\x03\x12\x1f\n\x17\x63ompletion_tokens_total\x18\x05 \x01(\x03\"C\n\x0fResidentAdapter\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04pins\x18\x02 \x01(\x05\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x32\x99\x02\n\rWorkerService\x12U\n\x08Generate\x12\".loramux.worker.v1.GenerateRequest\x1a#.loramux.worker.v1.GenerateResponse0\x01\x12\\\n\x0bLoadAdapter\x12%.loramux.worker.v1.LoadAdapterRequest\x1a&.loramux.worker.v1.LoadAdapterResponse\x12S\n\x08GetStats\x12\".loramux.worker.v1.GetStatsRequest\x1a#.loramux.worker.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'loramux.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATEREQUEST']._serialized_start=159
-  _globals['_GENERATEREQUEST']._serialized_end=345
-  _globals['_GENERATERESPONSE']._serialized_start=347
-  _globals['_GENERATERESPONSE']._serialized_end=467
-  _globals['_SUMMARY']._serialized_start=469
-  _globals['_SUMMARY']._serialized_end=569
-  _globals['_LOADADAPTERREQUEST']._serialized_start=571
-  _globals['_LOADADAPTERREQUEST']._serialized_end=638
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=640
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=661
-  _globals['_GETSTATSREQUEST']._serialized_start=663
-  _globals['_GETSTATSREQUEST']._serialized_end=680
-  _globals['_GETSTATSRESPONSE']._serialized_start=683
-  _globals['_GETSTATSRESPONSE']._serialized_end=871
-  _globals['_RESIDENTADAPTER']._serialized_start=873
-  _globals['_RESIDENTADAPTER']._serialized_end=940
-  _globals['_WORKERSERVICE']._serialized_start=943
-  _globals['_WORKERSERVICE']._serialized_end=1224
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_GENERATEREQUEST']._serialized_start=116
+  _globals['_GENERATEREQUEST']._serialized_end=485
+  _globals['_RESUMEDCHOICE']._serialized_start=487
+  _globals['_RESUMEDCHOICE']._serialized_end=561
+  _globals['_SAMPLING']._serialized_start=564
+  _globals['_SAMPLING']._serialized_end=994
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=933
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=981
+  _globals['_CONSTRAINT']._serialized_start=997
+  _globals['_CONSTRAINT']._serialized_end=1136
+  _globals['_JSONOBJECT']._serialized_start=1138
+  _globals['_JSONOBJECT']._serialized_end=1150
+  _globals['_GENERATERESPONSE']._serialized_start=1153
+  _globals['_GENERATERESPONSE']._serialized_end=1317
+  _globals['_STARTED']._serialized_start=1319
+  _globals['_STARTED']._serialized_end=1374
+  _globals['_CHUNK']._serialized_start=1376
+  _globals['_CHUNK']._serialized_end=1482
+  _globals['_TOKENLOGPROB']._serialized_start=1484
+  _globals['_TOKENLOGPROB']._serialized_end=1606
+  _globals['_TOPLOGPROB']._serialized_start=1608
+  _globals['_TOPLOGPROB']._serialized_end=1684
+  _globals['_SUMMARY']._serialized_start=1687
+  _globals['_SUMMARY']._serialized_end=1843
+  _globals['_CHOICE']._serialized_start=1845
+  _globals['_CHOICE']._serialized_end=1905
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1907
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1974
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1976
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1997
+  _globals['_GETSTATSREQUEST']._serialized_start=1999
+  _globals['_GETSTATSREQUEST']._serialized_end=2016
+  _globals['_GETSTATSRESPONSE']._serialized_start=2019
+  _globals['_GETSTATSRESPONSE']._serialized_end=2207
+  _globals['_RESIDENTADAPTER']._serialized_start=2209
+  _globals['_RESIDENTADAPTER']._serialized_end=2276
+  _globals['_WORKERSERVICE']._serialized_start=2279
+  _globals['_WORKERSERVICE']._serialized_end=2560
 # @@protoc_insertion_point(module_scope)

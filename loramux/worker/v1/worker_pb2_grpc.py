@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class WorkerServiceStub:
-    """Internal: gateways and the registry call a worker.
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
     """
 
     def __init__(self, channel):
@@ -53,12 +54,14 @@ class WorkerServiceStub:
 
 
 class WorkerServiceServicer:
-    """Internal: gateways and the registry call a worker.
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
     """
 
     def Generate(self, request, context):
-        """Runs one request: chunks, then one summary. The adapter is loaded first if
-        it is not resident, and pinned until the stream ends.
+        """Runs one request: `started` once the prompt is computed, chunks, then one
+        summary. The adapter is loaded first if it is not resident, and pinned
+        until the stream ends. A caller passes over events that it does not know.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +107,8 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService:
-    """Internal: gateways and the registry call a worker.
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
     """
 
     @staticmethod

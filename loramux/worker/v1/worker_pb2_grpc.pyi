@@ -27,15 +27,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerServiceStub:
-    """Internal: gateways and the registry call a worker."""
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateResponse]
-    """Runs one request: chunks, then one summary. The adapter is loaded first if
-    it is not resident, and pinned until the stream ends.
+    """Runs one request: `started` once the prompt is computed, chunks, then one
+    summary. The adapter is loaded first if it is not resident, and pinned
+    until the stream ends. A caller passes over events that it does not know.
     """
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadAdapterRequest, _worker_pb2.LoadAdapterResponse]
     """Fetches, checks and loads an adapter, and runs it once."""
@@ -43,19 +46,24 @@ class WorkerServiceStub:
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
-    """Internal: gateways and the registry call a worker."""
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_worker_pb2.GenerateRequest, _worker_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Runs one request: chunks, then one summary. The adapter is loaded first if
-    it is not resident, and pinned until the stream ends.
+    """Runs one request: `started` once the prompt is computed, chunks, then one
+    summary. The adapter is loaded first if it is not resident, and pinned
+    until the stream ends. A caller passes over events that it does not know.
     """
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadAdapterRequest, _worker_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Fetches, checks and loads an adapter, and runs it once."""
     GetStats: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetStatsRequest, _worker_pb2.GetStatsResponse]  # type: ignore[assignment]
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Internal: gateways and the registry call a worker."""
+    """Internal: gateways and the registry call a worker. Its messages are its own:
+    what passes between services may change without the public contract.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
@@ -63,8 +71,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.GenerateResponse], _abc.AsyncIterator[_worker_pb2.GenerateResponse]]:
-        """Runs one request: chunks, then one summary. The adapter is loaded first if
-        it is not resident, and pinned until the stream ends.
+        """Runs one request: `started` once the prompt is computed, chunks, then one
+        summary. The adapter is loaded first if it is not resident, and pinned
+        until the stream ends. A caller passes over events that it does not know.
         """
 
     @_abc_1.abstractmethod

@@ -60,9 +60,12 @@ class Accounts:
         self._transactions = transactions
         self._clock = clock
 
-    async def create(self, account_id: str, limits: AccountLimits, credit: int) -> Account:
+    async def create(
+        self, account_id: str, limits: AccountLimits, credit: int, idempotency_key: str
+    ) -> Account:
         """Open an account under a checked name, with a first credit in pico-USD, which may be 0.
 
+        A repeat with the same key, where one is given, returns the account that the first call opened.
         Raises InvalidFieldError and AlreadyExistsError.
         """
         limits.check()
@@ -70,7 +73,13 @@ class Accounts:
             raise errors.InvalidFieldError("credit_pico_usd", credit, "0 or more")
         account = Account(id=account_id, create_time=self._clock.now(), limits=limits)
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: AsyncConnection) -> Account:
+            earlier = await _opened_by(connection, idempotency_key)
+            if earlier is not None:
+                if earlier.id != account_id:
+                    bound = f"unused, or repeated with the account of its first use, {earlier.id}"
+                    raise errors.InvalidFieldError("idempotency_key", idempotency_key, bound)
+                return earlier
             if await _find(connection, account_id) is not None:
                 raise errors.AlreadyExistsError("account", account_id)
             await connection.execute(
@@ -80,15 +89,16 @@ class Accounts:
                     max_in_flight=limits.max_in_flight,
                     requests_per_minute=limits.requests_per_minute,
                     tokens_per_minute=limits.tokens_per_minute,
+                    idempotency_key=idempotency_key or None,
                 ),
             )
             await ledger.open_account(connection, account_id)
             if credit:
-                # Grants by name have a request id; the one at opening is the only one without.
+                # Grants by name have an idempotency key; the one at opening is the only one without.
                 await ledger.grant(connection, account_id, credit, "", account.create_time)
+            return account
 
-        await self._transactions.run(work)
-        return account
+        return await self._transactions.run(work)
 
     async def get(self, account_id: str) -> Account:
         """Raises NotFoundError."""
@@ -96,6 +106,14 @@ class Accounts:
         if account is None:
             raise errors.NotFoundError("account", account_id)
         return account
+
+
+async def _opened_by(connection: AsyncConnection, idempotency_key: str) -> Account | None:
+    if not idempotency_key:
+        return None
+    statement = sa.select(tables.accounts).where(tables.accounts.c.idempotency_key == idempotency_key)
+    row = (await connection.execute(statement)).one_or_none()
+    return None if row is None else account_of(row)
 
 
 async def _find(connection: AsyncConnection, account_id: str) -> Account | None:

@@ -20,6 +20,8 @@ class Principal:
 
     account: str
     """Empty for the operator, who has no account."""
+    key: str
+    """Name of the key that it calls with; empty for the operator."""
     is_operator: bool
     limits: AccountLimits
 
@@ -68,7 +70,7 @@ class Authenticator:
             )
         key_hash = hash_of(secret)
         if same_hash(key_hash, self._operator_hash):
-            return Principal(account="", is_operator=True, limits=AccountLimits())
+            return Principal(account="", key="", is_operator=True, limits=AccountLimits())
         cached = self._cache.get(key_hash)
         if cached is None or cached.expires <= self._clock.monotonic():
             cached = await self._look_up(secret, key_hash)
@@ -92,6 +94,7 @@ class Authenticator:
             raise errors.UnauthenticatedError("KEY_REVOKED", "the key has been revoked")
         principal = Principal(
             account=holder.account.id,
+            key=holder.key.id,
             is_operator=False,
             limits=holder.account.limits,
         )

@@ -1,4 +1,9 @@
-"""API keys: 256 random bits behind a prefix, of which only the SHA-256 is kept."""
+"""API keys: 256 bits behind a prefix, of which only the SHA-256 is kept.
+
+The bits are random, unless the caller gives an idempotency key. Then a repeat must return the first secret, which is
+kept nowhere; so the secret is made from account and idempotency key by HMAC under a key that only this service has,
+and nobody without it can tell it from random bits.
+"""
 
 import base64
 import hashlib
@@ -62,22 +67,20 @@ def same_hash(one: str, other: str) -> bool:
 class Keys:
     """The keys of all accounts."""
 
-    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, transactions: Transactions, clock: Clock, minting_key: bytes) -> None:
+        """`minting_key` is a secret of this service, the same in all its replicas."""
         self._transactions = transactions
         self._clock = clock
+        self._minting_key = minting_key
 
-    async def create(self, account: str, description: str) -> tuple[Key, str]:
+    async def create(self, account: str, description: str, idempotency_key: str = "") -> tuple[Key, str]:
         """Make a key for an existing account; returns it with its secret, which is kept nowhere.
 
-        Raises InvalidFieldError and NotFoundError.
+        A repeat with the same idempotency key, where one is given, returns the first key and its secret.
+        Raises InvalidFieldError and NotFoundError, and PreconditionError where the secret cannot be made again.
         """
-        if len(description) > _MAX_DESCRIPTION:
-            raise errors.InvalidFieldError(
-                "description",
-                f"{len(description)} characters",
-                f"at most {_MAX_DESCRIPTION} characters",
-            )
-        secret = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+        _check_description(description)
+        secret = PREFIX + self._bits(account, idempotency_key)
         key = Key(
             id=uuid.uuid4().hex,
             account_id=account,
@@ -87,12 +90,21 @@ class Keys:
             revoke_time=None,
         )
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: AsyncConnection) -> Key:
             found = await connection.execute(
                 sa.select(tables.accounts.c.id).where(tables.accounts.c.id == account),
             )
             if found.one_or_none() is None:
                 raise errors.NotFoundError("account", account)
+            earlier = await _made_by(connection, account, idempotency_key)
+            if earlier is not None:
+                if earlier.hash != hash_of(secret):
+                    raise errors.PreconditionError(
+                        "KEY_NOT_REPEATABLE",
+                        earlier.id,
+                        "the first call made a key whose secret can no longer be shown; revoke it and make another",
+                    )
+                return _key_of(earlier)
             await connection.execute(
                 tables.keys.insert().values(
                     id=key.id,
@@ -101,11 +113,21 @@ class Keys:
                     prefix=key.prefix,
                     description=description,
                     create_time=key.create_time,
+                    idempotency_key=idempotency_key or None,
                 ),
             )
+            return key
 
-        await self._transactions.run(work)
-        return key, secret
+        return await self._transactions.run(work), secret
+
+    def _bits(self, account: str, idempotency_key: str) -> str:
+        """256 bits as text."""
+        if idempotency_key:
+            message = f"loramux key\0{account}\0{idempotency_key}".encode()
+            bits = hmac.digest(self._minting_key, message, "sha256")
+        else:
+            bits = secrets.token_bytes(32)
+        return base64.urlsafe_b64encode(bits).rstrip(b"=").decode()
 
     async def page(self, account: str, after: Place | None, size: int) -> list[Key]:
         """At most `size` keys of an account behind `after`, oldest first, revoked ones among them."""
@@ -165,6 +187,25 @@ class Keys:
             return KeyHolder(key=_key_of(row), account=account_of(account.one()))
 
         return await self._transactions.run(work)
+
+
+async def _made_by(
+    connection: AsyncConnection, account: str, idempotency_key: str
+) -> sa.Row[tuple[object, ...]] | None:
+    if not idempotency_key:
+        return None
+    columns = tables.keys.c
+    statement = sa.select(tables.keys).where(
+        columns.account_id == account, columns.idempotency_key == idempotency_key
+    )
+    return (await connection.execute(statement)).one_or_none()
+
+
+def _check_description(description: str) -> None:
+    size = len(description.encode(errors="replace"))
+    if size > _MAX_DESCRIPTION or not description.isprintable():
+        bound = f"at most {_MAX_DESCRIPTION} bytes, without control characters"
+        raise errors.InvalidFieldError("description", description, bound)
 
 
 def _key_of(row: sa.Row[tuple[object, ...]]) -> Key:

@@ -13,6 +13,7 @@ from services.common import errors
 _DEFAULT_SIZE = 50
 _MAX_SIZE = 1_000
 _CHECK_BYTES = 9
+_MAX_TOKEN = 512
 
 
 def page_size(asked: int) -> int:
@@ -43,6 +44,8 @@ def place_of(token: str, listing: Sequence[str]) -> Place | None:
     """
     if not token:
         return None
+    if len(token) > _MAX_TOKEN:
+        raise _foreign(token)
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -53,7 +56,7 @@ def place_of(token: str, listing: Sequence[str]) -> Place | None:
     try:
         moment, identity = json.loads(body)
         return Place(time=datetime.fromisoformat(moment).astimezone(UTC), id=str(identity))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         # Our check over a body that is not ours: somebody made it by hand.
         raise _foreign(token) from None
 

@@ -170,7 +170,7 @@ async def grant(
     if earlier is not None:
         if earlier != amount:
             raise errors.InvalidFieldError(
-                "request_id",
+                "idempotency_key",
                 reference,
                 f"unused, or repeated with the amount of its first use, {earlier}",
             )

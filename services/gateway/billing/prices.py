@@ -42,6 +42,7 @@ class PriceBook:
                 tables.prices.insert().values(
                     base_model=base_model,
                     prompt_price=price.prompt,
+                    cached_prompt_price=price.cached_prompt,
                     completion_price=price.completion,
                     valid_from=self._clock.now(),
                 ),
@@ -64,4 +65,5 @@ async def _newest(connection: AsyncConnection, base_model: str) -> PriceRow | No
     row = result.one_or_none()
     if row is None:
         return None
-    return PriceRow(id=row.id, price=TokenPrice(prompt=row.prompt_price, completion=row.completion_price))
+    price = TokenPrice(row.prompt_price, row.cached_prompt_price, row.completion_price)
+    return PriceRow(id=row.id, price=price)

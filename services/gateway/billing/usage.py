@@ -33,6 +33,24 @@ class UsageRecord:
 
 
 @dataclass(frozen=True)
+class UsageFilter:
+    """Which records; what is empty or None does not matter."""
+
+    model: str = ""
+    base_model: str = ""
+    key: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+    """By end time, the first included, the second not."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """It as words, for page tokens."""
+        times = ("" if one is None else one.isoformat() for one in (self.start, self.end))
+        return (self.model, self.base_model, self.key, *times)
+
+
+@dataclass(frozen=True)
 class BillLine:
     """What was charged for one model at one price."""
 
@@ -42,6 +60,7 @@ class BillLine:
     price: TokenPrice
     requests: int
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     total: int
 
@@ -55,11 +74,11 @@ class UsageRecords:
     async def page(
         self,
         account: str,
-        model: str,
+        only: UsageFilter,
         after: Place | None,
         size: int,
     ) -> list[UsageRecord]:
-        """At most `size` records of an account behind `after`, newest first; of one model when it is named."""
+        """At most `size` records of an account behind `after`, newest first; of those that `only` lets pass."""
         columns = tables.usage.c
         statement = (
             sa.select(tables.usage)
@@ -67,8 +86,17 @@ class UsageRecords:
             .order_by(columns.end_time.desc(), columns.request_id.desc())
             .limit(size)
         )
-        if model:
-            statement = statement.where(columns.model == model)
+        for column, value in (
+            (columns.model, only.model),
+            (columns.base_model, only.base_model),
+            (columns.key, only.key),
+        ):
+            if value:
+                statement = statement.where(column == value)
+        if only.start is not None:
+            statement = statement.where(columns.end_time >= only.start)
+        if only.end is not None:
+            statement = statement.where(columns.end_time < only.end)
         if after is not None:
             statement = statement.where(
                 sa.tuple_(columns.end_time, columns.request_id)
@@ -84,12 +112,14 @@ class UsageRecords:
         """What requests that ended from `start` until before `end` were charged, by model and price."""
         columns = tables.usage.c
         lora = (columns.adapter_digest != "").label("lora")
-        group = (columns.model, columns.base_model, lora, columns.prompt_price, columns.completion_price)
+        prices = (columns.prompt_price, columns.cached_prompt_price, columns.completion_price)
+        group = (columns.model, columns.base_model, lora, *prices)
         statement = (
             sa.select(
                 *group,
                 sa.func.count().label("requests"),
                 sa.func.sum(columns.prompt_tokens).label("prompt_tokens"),
+                sa.func.sum(columns.cached_tokens).label("cached_tokens"),
                 sa.func.sum(columns.completion_tokens).label("completion_tokens"),
                 sa.func.sum(columns.total).label("total"),
             )
@@ -108,9 +138,10 @@ class UsageRecords:
                     model=row.model,
                     base_model=row.base_model,
                     lora=bool(row.lora),
-                    price=TokenPrice(row.prompt_price, row.completion_price),
+                    price=TokenPrice(row.prompt_price, row.cached_prompt_price, row.completion_price),
                     requests=row.requests,
                     prompt_tokens=int(row.prompt_tokens),
+                    cached_tokens=int(row.cached_tokens),
                     completion_tokens=int(row.completion_tokens),
                     total=int(row.total),
                 )
@@ -136,22 +167,28 @@ async def insert_usage(
             total=charged or 0,
             outcome=ending.outcome.value,
             charged=charged is not None,
+            worker_id=ending.worker_id,
+            first_token_time=ending.first_token_time,
+            finish_reasons=",".join(str(int(number)) for number in ending.finish_reasons),
         ),
     )
 
 
-def request_values(request: OpenRequest) -> Mapping[str, object]:
+def request_values(request: OpenRequest) -> Mapping[str, str | int | datetime]:
     """The columns that `open_requests` and `usage` share, but for completion_tokens."""
     return {
         "request_id": request.request_id,
         "account_id": request.account_id,
+        "key": request.key,
         "client_request_id": request.client_request_id,
         "start_time": request.start_time,
         "model": request.model,
         "base_model": request.base_model,
         "adapter_digest": request.adapter_digest,
+        "deployment_uid": request.deployment_uid,
         "price_id": request.price_id,
         "prompt_price": request.price.prompt,
+        "cached_prompt_price": request.price.cached_prompt,
         "completion_price": request.price.completion,
         "prompt_tokens": request.prompt_tokens,
     }
@@ -162,13 +199,15 @@ def request_of(row: Row) -> OpenRequest:
     return OpenRequest(
         request_id=row.request_id,
         account_id=row.account_id,
+        key=row.key,
         client_request_id=row.client_request_id,
         start_time=row.start_time,
         model=row.model,
         base_model=row.base_model,
         adapter_digest=row.adapter_digest,
+        deployment_uid=row.deployment_uid,
         price_id=row.price_id,
-        price=TokenPrice(row.prompt_price, row.completion_price),
+        price=TokenPrice(row.prompt_price, row.cached_prompt_price, row.completion_price),
         prompt_tokens=row.prompt_tokens,
     )
 
@@ -181,6 +220,10 @@ def _record(row: Row) -> UsageRecord:
             completion_tokens=row.completion_tokens,
             cached_tokens=row.cached_tokens,
             time=row.end_time,
+            prompt_computed=row.charged,
+            worker_id=row.worker_id,
+            first_token_time=row.first_token_time,
+            finish_reasons=tuple(int(number) for number in row.finish_reasons.split(",") if number),
         ),
         total=row.total,
     )

@@ -31,7 +31,7 @@ class ChatTemplate:
         """The conversation as text that ends where the assistant's answer begins. Raises ChatTemplateError."""
         try:
             return self._template.render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
+                messages=[_values(message) for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
@@ -42,6 +42,11 @@ class ChatTemplate:
         except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             # Expressions of the template itself: an unknown role as a key, a slice of the wrong thing.
             raise ChatTemplateError(f"{type(error).__name__} in the template") from error
+
+
+def _values(message: ChatMessage) -> dict[str, str]:
+    named = {"name": message.name} if message.name else {}
+    return {"role": message.role, "content": message.content, **named}
 
 
 class _Generation(jinja2.ext.Extension):

@@ -12,6 +12,7 @@ from services.gateway.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 # About a millisecond's work; beyond that the event loop would notice.
 _INLINE_CHARACTERS = 2_000
+_TURN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class PromptEncoder:
             case TextPrompt():
                 size = len(prompt.text)
             case ChatPrompt():
-                size = sum(len(message.content) for message in prompt.messages)
+                # All that is rendered counts, and what the template writes around each turn.
+                size = sum(
+                    _TURN_CHARACTERS + len(turn.role) + len(turn.content) + len(turn.name)
+                    for turn in prompt.messages
+                )
         if size <= _INLINE_CHARACTERS:
             return self._encode(prompt)
         return await asyncio.to_thread(self._encode, prompt)

@@ -3,7 +3,7 @@
 # methods are named by grpc
 
 import asyncio
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
 
@@ -11,9 +11,8 @@ from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from services.common import errors, interceptors, internal
 from services.common.rpc_types import RpcContext
 from services.common.shielding import task_is_cancelled
-from services.gateway.accounts.auth import Authenticator
-from services.gateway.upstream.failed_calls import abort_relayed, from_failed_call
-from services.gateway.upstream.relayed import RelayedError
+from services.gateway.rpc import caller
+from services.gateway.upstream.failed_calls import from_failed_call
 
 if TYPE_CHECKING:
     # A name of the stubs alone: at runtime the sync stub serves both.
@@ -36,11 +35,9 @@ class DeploymentForwarder(deployment_pb2_grpc.DeploymentServiceServicer):
 
     def __init__(
         self,
-        auth: Authenticator,
         calls: internal.InternalCalls,
         channel: grpc.aio.Channel,
     ) -> None:
-        self._auth = auth
         self._calls = calls
         self._registry: DeploymentServiceAsyncStub = deployment_pb2_grpc.DeploymentServiceStub(channel)
         self._watches: set[_Watch] = set()
@@ -54,49 +51,62 @@ class DeploymentForwarder(deployment_pb2_grpc.DeploymentServiceServicer):
         self, request: deployment_pb2.ListBaseModelsRequest, context: RpcContext
     ) -> deployment_pb2.ListBaseModelsResponse:
         """Forwarded."""
-        return await self._forward(self._registry.ListBaseModels, request, context)
+        return await self._forward(self._registry.ListBaseModels, request)
 
     async def CreateDeployment(
         self, request: deployment_pb2.CreateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.CreateDeploymentResponse:
         """Forwarded."""
-        return await self._forward(self._registry.CreateDeployment, request, context)
+        return await self._forward(self._registry.CreateDeployment, request)
 
     async def GetDeployment(
         self, request: deployment_pb2.GetDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.GetDeploymentResponse:
         """Forwarded."""
-        return await self._forward(self._registry.GetDeployment, request, context)
+        return await self._forward(self._registry.GetDeployment, request)
 
     async def ListDeployments(
         self, request: deployment_pb2.ListDeploymentsRequest, context: RpcContext
     ) -> deployment_pb2.ListDeploymentsResponse:
         """Forwarded."""
-        return await self._forward(self._registry.ListDeployments, request, context)
+        return await self._forward(self._registry.ListDeployments, request)
 
     async def UpdateDeployment(
         self, request: deployment_pb2.UpdateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.UpdateDeploymentResponse:
         """Forwarded."""
-        return await self._forward(self._registry.UpdateDeployment, request, context)
+        return await self._forward(self._registry.UpdateDeployment, request)
 
     async def DeleteDeployment(
         self, request: deployment_pb2.DeleteDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.DeleteDeploymentResponse:
         """Forwarded."""
-        return await self._forward(self._registry.DeleteDeployment, request, context)
+        return await self._forward(self._registry.DeleteDeployment, request)
+
+    async def ListDeploymentVersions(
+        self, request: deployment_pb2.ListDeploymentVersionsRequest, context: RpcContext
+    ) -> deployment_pb2.ListDeploymentVersionsResponse:
+        """Forwarded."""
+        return await self._forward(self._registry.ListDeploymentVersions, request)
+
+    async def RollBackDeployment(
+        self, request: deployment_pb2.RollBackDeploymentRequest, context: RpcContext
+    ) -> deployment_pb2.RollBackDeploymentResponse:
+        """Forwarded."""
+        return await self._forward(self._registry.RollBackDeployment, request)
 
     async def WatchDeployment(  # type: ignore[override]  # the stubs allow generators only; see interceptors
         self, request: deployment_pb2.WatchDeploymentRequest, context: RpcContext
     ) -> None:
         """Forwarded, message by message."""
-        call = self._registry.WatchDeployment(request, metadata=await self._metadata(context))
+        call = self._registry.WatchDeployment(request, metadata=self._metadata())
         self._watches.add(call)
+        stream = interceptors.AnswerStream(context)
         try:
             async for message in call:
-                await context.write(message)
+                await stream.write(message)
         except grpc.aio.AioRpcError as error:
-            await _abort(context, error)
+            raise _failure(error) from error
         except asyncio.CancelledError:
             if task_is_cancelled():
                 raise
@@ -113,29 +123,24 @@ class DeploymentForwarder(deployment_pb2_grpc.DeploymentServiceServicer):
         self,
         method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
         request: Request,
-        context: RpcContext,
     ) -> Response:
-        metadata = await self._metadata(context)
         try:
-            return await method(request, metadata=metadata)
+            return await method(request, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            await _abort(context, error)
+            raise _failure(error) from error
 
-    async def _metadata(self, context: RpcContext) -> internal.Metadata:
-        authorization = internal.metadata_of(context).get("authorization", "")
-        principal = await self._auth.authenticate(authorization)
-        return self._calls.metadata(request_id=interceptors.request_id(), account=principal.member())
+    def _metadata(self) -> internal.Metadata:
+        account = caller.principal().member()
+        return self._calls.metadata(request_id=interceptors.request_id(), account=account)
 
 
-async def _abort(context: RpcContext, error: grpc.aio.AioRpcError) -> NoReturn:
-    failure = from_failed_call(
+def _failure(error: grpc.aio.AioRpcError) -> errors.ServiceError:
+    return from_failed_call(
         error,
         errors.UnavailableError(
             "REGISTRY_UNREACHABLE",
             "the registry cannot be reached now",
             retry_after=_RETRY_SECONDS,
         ),
+        interceptors.request_id(),
     )
-    if isinstance(failure, RelayedError):
-        await abort_relayed(context, failure)
-    raise failure from error

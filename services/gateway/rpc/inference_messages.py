@@ -1,10 +1,14 @@
-"""Messages of inference.proto and worker.proto to the gateway's values and back."""
+"""Messages of inference.proto to the gateway's values and back."""
 
-from loramux.fleet.v1 import fleet_pb2
-from loramux.inference.v1 import inference_pb2, sampling_pb2
-from loramux.worker.v1 import worker_pb2
-from services.gateway.generate import Answer
-from services.gateway.job import Choice, Job, Summary
+from collections.abc import Sized
+
+from google.protobuf.duration_pb2 import Duration
+
+from loramux.inference.v1 import chat_pb2, inference_pb2, sampling_pb2
+from loramux.type.v1 import token_price_pb2
+from services.common import errors
+from services.gateway.answer import Answer, Chunk, TokenLogprob
+from services.gateway.billing.money import TokenPrice
 from services.gateway.request import (
     ChatMessage,
     ChatPrompt,
@@ -14,16 +18,26 @@ from services.gateway.request import (
     TextPrompt,
     TokenPrompt,
 )
-from services.gateway.routes import AdapterVersion
+
+_MAX_MESSAGES = 1_024
+_MAX_PARTS = 64
+_MAX_IDS = 1 << 20
+_MAX_STOPS = 16
+_MAX_BIASES = 1_024
 
 
 def generate_request(message: inference_pb2.GenerateRequest) -> GenerateRequest:
-    """A client's request."""
+    """A client's request. Counts are bounded before values are built.
+
+    Raises InvalidFieldError, and NotImplementedYetError for what the contract can say and nobody does yet.
+    """
+    _check_counts(message)
+    _check_done(message)
     return GenerateRequest(
         model=message.model,
         prompt=_prompt(message),
         sampling=sampling(message.sampling),
-        client_request_id=message.request_id,
+        client_request_id=message.client_request_id,
     )
 
 
@@ -48,74 +62,47 @@ def sampling(message: sampling_pb2.SamplingParams) -> Sampling:
     )
 
 
-def sampling_message(values: Sampling) -> sampling_pb2.SamplingParams:
-    """The inverse of `sampling`."""
-    return sampling_pb2.SamplingParams(
-        max_tokens=values.max_tokens,
-        temperature=values.temperature,
-        top_k=values.top_k,
-        top_p=values.top_p,
-        min_p=values.min_p,
-        repetition_penalty=values.repetition_penalty,
-        presence_penalty=values.presence_penalty,
-        frequency_penalty=values.frequency_penalty,
-        seed=values.seed,
-        stop=values.stop,
-        stop_token_ids=values.stop_token_ids,
-        logit_bias=values.logit_bias,
-        logprobs=values.logprobs,
-        ignore_eos=values.ignore_eos,
-        n=values.n,
-    )
-
-
-def worker_request(job: Job) -> worker_pb2.GenerateRequest:
-    """What a worker is asked to run."""
-    return worker_pb2.GenerateRequest(
-        request_id=job.request_id,
-        account_id=job.account,
-        adapter=None if job.target.adapter is None else _adapter(job.target.adapter),
-        prompt_token_ids=job.prompt,
-        sampling=sampling_message(job.sampling),
-    )
-
-
-def summary(message: worker_pb2.Summary) -> Summary:
-    """A worker's last word."""
-    return Summary(
-        choices=tuple(
-            Choice(index=choice.index, finish_reason=choice.finish_reason, stop=choice.stop)
-            for choice in message.choices
-        ),
-        cached_tokens=message.usage.cached_tokens,
-        completion_tokens=message.usage.completion_tokens,
+def chunk(value: Chunk) -> inference_pb2.Chunk:
+    """A chunk on its way to a client."""
+    return inference_pb2.Chunk(
+        index=value.index,
+        text=value.text,
+        token_ids=value.token_ids,
+        logprobs=[_logprob(one) for one in value.logprobs],
     )
 
 
 def completion(answer: Answer) -> inference_pb2.Completion:
-    """The last message of a stream."""
-    return inference_pb2.Completion(
+    """The last message of a stream. Numbers of finish reasons pass as they are: the enum is open."""
+    message = inference_pb2.Completion(
         request_id=answer.request_id,
+        client_request_id=answer.client_request_id,
         model=answer.model,
-        choices=[
-            inference_pb2.Choice(
-                index=choice.index,
-                # The value came from a Choice of the same enum.
-                finish_reason=inference_pb2.FinishReason.Name(choice.finish_reason),
-                stop=choice.stop,
-            )
-            for choice in answer.choices
-        ],
+        version_digest=answer.version_digest,
         usage=inference_pb2.Usage(
             prompt_tokens=answer.prompt_tokens,
             cached_tokens=answer.cached_tokens,
             completion_tokens=answer.completion_tokens,
         ),
-        cost=inference_pb2.Cost(
-            prompt_pico_usd_per_token=answer.price.prompt,
-            completion_pico_usd_per_token=answer.price.completion,
-            total_pico_usd=answer.total,
-        ),
+        cost=inference_pb2.Cost(price=token_price(answer.price), total_pico_usd=answer.total),
+        fingerprint=inference_pb2.Fingerprint(engine=answer.engine, mode=answer.mode),
+        timings=inference_pb2.Timings(total=_duration(answer.total_seconds)),
+    )
+    if answer.first_chunk_seconds is not None:
+        message.timings.first_chunk.CopyFrom(_duration(answer.first_chunk_seconds))
+    for choice in answer.choices:
+        added = message.choices.add(index=choice.index, stop=choice.stop)
+        # The stubs want a member of the enum; the message takes any number.
+        added.finish_reason = choice.finish_reason  # type: ignore[assignment]
+    return message
+
+
+def token_price(price: TokenPrice) -> token_price_pb2.TokenPrice:
+    """A price, in pico-USD."""
+    return token_price_pb2.TokenPrice(
+        prompt_pico_usd=price.prompt,
+        cached_prompt_pico_usd=price.cached_prompt,
+        completion_pico_usd=price.completion,
     )
 
 
@@ -126,18 +113,70 @@ def _prompt(message: inference_pb2.GenerateRequest) -> Prompt | None:
         case "tokens":
             return TokenPrompt(tuple(message.tokens.ids))
         case "chat":
-            return ChatPrompt(tuple(ChatMessage(turn.role, turn.content) for turn in message.chat.messages))
+            return ChatPrompt(tuple(_turn(turn) for turn in message.chat.messages))
         case _:
             return None
 
 
-def _adapter(version: AdapterVersion) -> fleet_pb2.AdapterRef:
-    return fleet_pb2.AdapterRef(
-        digest=version.digest,
-        hub_repo=version.hub_repo,
-        commit=version.commit,
-        config_sha256=version.config_sha256,
-        weights_sha256=version.weights_sha256,
-        size_bytes=version.size_bytes,
-        deployment_uid=version.deployment_uid,
+def _turn(message: chat_pb2.ChatMessage) -> ChatMessage:
+    return ChatMessage(message.role, "".join(part.text for part in message.content), message.name)
+
+
+def _check_counts(message: inference_pb2.GenerateRequest) -> None:
+    params = message.sampling
+    _check_count("chat.messages", message.chat.messages, _MAX_MESSAGES)
+    _check_count("tokens.ids", message.tokens.ids, _MAX_IDS)
+    _check_count("sampling.stop", params.stop, _MAX_STOPS)
+    _check_count("sampling.stop_token_ids", params.stop_token_ids, _MAX_STOPS)
+    _check_count("sampling.logit_bias", params.logit_bias, _MAX_BIASES)
+    for place, turn in enumerate(message.chat.messages):
+        _check_count(f"chat.messages[{place}].content", turn.content, _MAX_PARTS)
+
+
+def _check_count(field: str, values: Sized, most: int) -> None:
+    if len(values) > most:
+        raise errors.InvalidFieldError(field, f"{len(values)} entries", f"at most {most} entries")
+
+
+def _check_done(message: inference_pb2.GenerateRequest) -> None:
+    """Refuse, by name, what no code does yet: to pass over it would change the answer in silence."""
+    chat = message.chat
+    asked = {
+        "constraint": (message.HasField("constraint"), "structured output"),
+        "sampling.min_tokens": (message.sampling.min_tokens != 0, "a least number of tokens"),
+        "chat.tools": (len(chat.tools) > 0, "the use of tools"),
+        "chat.tool_choice": (chat.HasField("tool_choice"), "the use of tools"),
+        "chat.template_arguments_json": (bool(chat.template_arguments_json), "arguments of a template"),
+        "chat.continue_last_message": (chat.continue_last_message, "going on with a message"),
+    }
+    for field, (is_asked, what) in asked.items():
+        if is_asked:
+            raise errors.NotImplementedYetError(field, what)
+    for place, turn in enumerate(chat.messages):
+        if len(turn.tool_calls) or turn.tool_call_id:
+            raise errors.NotImplementedYetError(f"chat.messages[{place}].tool_calls", "the use of tools")
+        for number, part in enumerate(turn.content):
+            if part.WhichOneof("part") is None:
+                field = f"chat.messages[{place}].content[{number}]"
+                raise errors.InvalidFieldError(field, "of an unknown kind", "a part with text")
+
+
+def _logprob(value: TokenLogprob) -> inference_pb2.TokenLogprob:
+    return inference_pb2.TokenLogprob(
+        token_id=value.token_id,
+        logprob=value.logprob,
+        text=value.text,
+        bytes=value.data,
+        top=[
+            inference_pb2.TopLogprob(
+                token_id=one.token_id, logprob=one.logprob, text=one.text, bytes=one.data
+            )
+            for one in value.top
+        ],
     )
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

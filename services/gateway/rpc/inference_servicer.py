@@ -1,14 +1,11 @@
 """InferenceService over gRPC: translation only."""
 
-from typing import cast
-
 from loramux.inference.v1 import inference_pb2, inference_pb2_grpc
-from services.common import interceptors, internal
+from services.common import interceptors
 from services.common.rpc_types import RpcContext
+from services.gateway.answer import Chunk
 from services.gateway.generate import Generate
-from services.gateway.rpc import inference_messages
-from services.gateway.upstream.failed_calls import abort_relayed
-from services.gateway.upstream.relayed import RelayedError
+from services.gateway.rpc import caller, inference_messages
 
 NAME = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -23,20 +20,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateRequest, context: RpcContext
     ) -> None:
         """Chunks as they come, then the completion. Sends nothing, headers included, before the first chunk."""
+        stream = interceptors.AnswerStream(context)
 
-        async def deliver(chunk: object) -> None:
-            # From a worker's message, as it is.
-            await context.write(inference_pb2.GenerateResponse(chunk=cast("inference_pb2.Chunk", chunk)))
+        async def deliver(chunk: Chunk) -> None:
+            await stream.write(inference_pb2.GenerateResponse(chunk=inference_messages.chunk(chunk)))
 
-        try:
-            answer = await self._generate.run(
-                internal.metadata_of(context).get("authorization", ""),
-                inference_messages.generate_request(request),
-                interceptors.request_id(),
-                deliver,
-            )
-        except RelayedError as error:
-            await abort_relayed(context, error)
-        await context.write(
+        answer = await self._generate.run(
+            caller.principal(),
+            inference_messages.generate_request(request),
+            interceptors.request_id(),
+            deliver,
+        )
+        await stream.write(
             inference_pb2.GenerateResponse(completion=inference_messages.completion(answer)),
         )

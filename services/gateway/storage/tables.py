@@ -46,6 +46,8 @@ accounts = sa.Table(
     sa.Column("max_in_flight", sa.Integer),
     sa.Column("requests_per_minute", sa.Integer),
     sa.Column("tokens_per_minute", sa.BigInteger),
+    # Null where the operator gave none.
+    sa.Column("idempotency_key", sa.String(128), unique=True),
 )
 
 # The ledger's sums by account, changed in the same transaction as the ledger: a balance is one row to read,
@@ -70,6 +72,8 @@ keys = sa.Table(
     sa.Column("description", sa.String(256), nullable=False),
     sa.Column("create_time", UtcTime, nullable=False),
     sa.Column("revoke_time", UtcTime),
+    sa.Column("idempotency_key", sa.String(128)),
+    sa.UniqueConstraint("account_id", "idempotency_key"),
     sa.Index(None, "account_id", "create_time", "id"),
 )
 
@@ -80,6 +84,7 @@ prices = sa.Table(
     sa.Column("id", _RowId, primary_key=True),
     sa.Column("base_model", sa.String(256), nullable=False),
     sa.Column("prompt_price", sa.BigInteger, nullable=False),
+    sa.Column("cached_prompt_price", sa.BigInteger, nullable=False),
     sa.Column("completion_price", sa.BigInteger, nullable=False),
     sa.Column("valid_from", UtcTime, nullable=False),
     sa.CheckConstraint("prompt_price >= 0 AND completion_price >= 0", "not_negative"),
@@ -112,13 +117,16 @@ def _request_columns() -> list[sa.Column[object]]:
     return [
         sa.Column("request_id", _RequestId, primary_key=True),
         sa.Column("account_id", sa.ForeignKey("accounts.id"), nullable=False),
+        sa.Column("key", sa.String(32), nullable=False),
         sa.Column("client_request_id", sa.String(128), nullable=False),
         sa.Column("start_time", UtcTime, nullable=False),
         sa.Column("model", sa.String(256), nullable=False),
         sa.Column("base_model", sa.String(256), nullable=False),
         sa.Column("adapter_digest", sa.String(64), nullable=False),
+        sa.Column("deployment_uid", sa.String(64), nullable=False),
         sa.Column("price_id", sa.ForeignKey("prices.id"), nullable=False),
         sa.Column("prompt_price", sa.BigInteger, nullable=False),
+        sa.Column("cached_prompt_price", sa.BigInteger, nullable=False),
         sa.Column("completion_price", sa.BigInteger, nullable=False),
         sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
         sa.Column("completion_tokens", sa.BigInteger, nullable=False),
@@ -147,5 +155,9 @@ usage = sa.Table(
     sa.Column("outcome", sa.String(9), nullable=False),
     # Whether the reservation was settled; a voided one is on no bill.
     sa.Column("charged", sa.Boolean, nullable=False),
+    sa.Column("worker_id", sa.String(200), nullable=False),
+    sa.Column("first_token_time", UtcTime),
+    # Numbers of inference.v1.FinishReason in the order of choices, with commas between.
+    sa.Column("finish_reasons", sa.String(256), nullable=False),
     sa.Index(None, "account_id", "end_time", "request_id"),
 )

@@ -19,7 +19,7 @@ class Transactions:
         self._engine = engine
         # SQLite has one writer at a time. Taking turns here beats its busy handler, which polls and is not
         # fair: with 200 writers it made the slowest hundredth wait a second.
-        self._turn: contextlib.AbstractAsyncContextManager[object] = (
+        self._turn: contextlib.AbstractAsyncContextManager[None] = (
             asyncio.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
         )
 

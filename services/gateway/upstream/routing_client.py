@@ -1,14 +1,14 @@
-"""The gateway's calls to the registry's FleetService."""
+"""The gateway's calls to the registry's RoutingService."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 import grpc.aio
 
 from loramux.deployment.v1 import deployment_pb2
-from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from loramux.fleet.v1 import fleet_pb2, routing_pb2, routing_pb2_grpc
 from services.common import errors, internal, logs
 from services.gateway.billing.money import TokenPrice
 from services.gateway.prompts.prompt_encoder import TokenizerFiles
@@ -24,51 +24,68 @@ from services.gateway.routes import (
 
 if TYPE_CHECKING:
     # A name of the stubs alone: at runtime the sync stub serves both.
-    from loramux.fleet.v1.fleet_pb2_grpc import FleetServiceAsyncStub
+    from loramux.fleet.v1.routing_pb2_grpc import RoutingServiceAsyncStub
 
 _RECONNECT_SECONDS = 0.2
 _STATES = {
-    deployment_pb2.STATE_INITIALIZING: DeploymentState.LOADING,
-    deployment_pb2.STATE_DEPLOYING: DeploymentState.LOADING,
-    deployment_pb2.STATE_RUNNING: DeploymentState.RUNNING,
-    deployment_pb2.STATE_FAILED: DeploymentState.FAILED,
-    deployment_pb2.STATE_DELETED: DeploymentState.DELETED,
+    deployment_pb2.Deployment.STATE_INITIALIZING: DeploymentState.LOADING,
+    deployment_pb2.Deployment.STATE_DEPLOYING: DeploymentState.LOADING,
+    deployment_pb2.Deployment.STATE_RUNNING: DeploymentState.RUNNING,
+    deployment_pb2.Deployment.STATE_FAILED: DeploymentState.FAILED,
+    deployment_pb2.Deployment.STATE_DELETED: DeploymentState.DELETED,
 }
 
 _log = logs.get_logger(__name__)
 
 
-class FleetClient:
+class RoutingClient:
     """Watches routes and fetches tokenizers."""
 
     def __init__(self, calls: internal.InternalCalls, channel: grpc.aio.Channel) -> None:
         self._calls = calls
-        self._stub: FleetServiceAsyncStub = fleet_pb2_grpc.FleetServiceStub(channel)
+        self._stub: RoutingServiceAsyncStub = routing_pb2_grpc.RoutingServiceStub(channel)
+        self._version: routing_pb2.TableVersion | None = None
 
     async def watch_routes(self, take: Callable[[RouteUpdate], None]) -> NoReturn:
-        """Hand every message of the registry to `take`; reconnect for ever."""
+        """Hand every update of the registry to `take`, whole; reconnect for ever, and go on from what is known."""
         while True:
             try:
-                call = self._stub.WatchRoutes(
-                    fleet_pb2.WatchRoutesRequest(),
-                    metadata=self._calls.metadata(),
-                    wait_for_ready=True,
-                )
-                async for message in call:
-                    take(_update(message))
+                await self._watch_once(take)
                 _log.info("routes_watch_ended")
             except grpc.aio.AioRpcError as error:
-                _log.warning("routes_watch_lost", code=error.code().name, details=error.details())
+                lost = _log.error if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else _log.warning
+                lost("routes_watch_lost", code=error.code().name, details=error.details())
+            except Exception:  # one odd message must not end a gateway that knows its routes
+                _log.exception("routes_not_taken")
+                self._version = None
             # A registry that ends every watch at once must not be called in a tight loop.
             await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _watch_once(self, take: Callable[[RouteUpdate], None]) -> None:
+        call = self._stub.WatchRoutes(
+            routing_pb2.WatchRoutesRequest(resume_from=self._version),
+            metadata=self._calls.metadata(),
+            wait_for_ready=True,
+        )
+        parts: list[routing_pb2.WatchRoutesResponse] = []
+        try:
+            async for message in call:
+                parts.append(message)
+                if message.more:
+                    continue
+                take(_update(parts))
+                self._version = message.version if message.HasField("version") else None
+                parts = []
+        finally:
+            call.cancel()
 
     async def tokenizer(self, base_model: str) -> TokenizerFiles:
         """A base model's tokenizer. Raises UnavailableError when the registry does not hand it out."""
         call = self._stub.GetTokenizer(
-            fleet_pb2.GetTokenizerRequest(base_model=base_model),
+            routing_pb2.GetTokenizerRequest(base_model=base_model),
             metadata=self._calls.metadata(),
         )
-        pieces: list[fleet_pb2.GetTokenizerResponse] = []
+        pieces: list[routing_pb2.GetTokenizerResponse] = []
         try:
             pieces = [piece async for piece in call]
         except grpc.aio.AioRpcError as error:
@@ -87,14 +104,21 @@ class FleetClient:
         )
 
 
-def _update(message: fleet_pb2.WatchRoutesResponse) -> RouteUpdate:
+def _update(parts: Sequence[routing_pb2.WatchRoutesResponse]) -> RouteUpdate:
     return RouteUpdate(
-        snapshot=message.snapshot,
-        base_models=[_base_model(route.base_model) for route in message.base_models],
-        deployments=[_deployment(route) for route in message.deployments],
-        removed_deployments=list(message.removed_deployments),
-        workers=[_worker(route) for route in message.workers],
-        removed_workers=list(message.removed_workers),
+        snapshot=parts[0].snapshot,
+        base_models=[_base_model(route.base_model) for part in parts for route in part.base_models],
+        removed_base_models=[name for part in parts for name in part.removed_base_models],
+        deployments=[_deployment(route) for part in parts for route in part.deployments],
+        removed_deployments=[uid for part in parts for uid in part.removed_deployments],
+        workers=[_worker(route) for part in parts for route in part.workers],
+        removed_workers=[gone.worker_id for part in parts for gone in part.removed_workers],
+        lost_workers=[
+            gone.worker_id
+            for part in parts
+            for gone in part.removed_workers
+            if gone.reason == routing_pb2.RemovedWorker.REASON_LOST
+        ],
     )
 
 
@@ -104,25 +128,22 @@ def _base_model(base: deployment_pb2.BaseModel) -> BaseModel:
         commit=base.commit,
         context_length=base.context_length,
         price=TokenPrice(
-            prompt=base.price.prompt_pico_usd_per_token,
-            completion=base.price.completion_pico_usd_per_token,
+            prompt=base.price.prompt_pico_usd,
+            cached_prompt=base.price.cached_prompt_pico_usd,
+            completion=base.price.completion_pico_usd,
         ),
     )
 
 
-def _deployment(route: fleet_pb2.DeploymentRoute) -> Deployment:
+def _deployment(route: routing_pb2.DeploymentRoute) -> Deployment:
     return Deployment(
         name=route.name,
         uid=route.uid,
-        account=route.account_id,
+        account=route.account,
         base_model=route.base_model,
         # A state that this gateway is too old to know is not one to serve from.
         state=_STATES.get(route.state, DeploymentState.LOADING),
-        failure=Failure(
-            reason=route.failure.reason,
-            message=route.failure.message,
-            metadata=dict(route.failure.metadata),
-        ),
+        failure=Failure(reason=route.failure_reason, message=route.failure_message),
         adapter=_adapter(route.adapter) if route.HasField("adapter") else None,
     )
 
@@ -139,7 +160,7 @@ def _adapter(ref: fleet_pb2.AdapterRef) -> AdapterVersion:
     )
 
 
-def _worker(route: fleet_pb2.WorkerRoute) -> Worker:
+def _worker(route: routing_pb2.WorkerRoute) -> Worker:
     registration, report = route.registration, route.report
     return Worker(
         id=registration.worker_id,

@@ -3,19 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import grpc.aio
 
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
-from services.common import errors, interceptors, internal, logs
+from services.common import errors, internal, logs
 from services.common.shielding import task_is_cancelled
-from services.gateway.job import Job, Produced, Summary
+from services.gateway.answer import Event, Summary
+from services.gateway.job import Job
 from services.gateway.routes import Worker
-from services.gateway.rpc import inference_messages
+from services.gateway.upstream import job_messages
 from services.gateway.upstream.failed_calls import from_failed_call
-from services.gateway.upstream.relayed import RelayedError
 
 if TYPE_CHECKING:
     # A name of the stubs alone: at runtime the sync stub serves both.
@@ -29,28 +29,32 @@ _Call = grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.Generate
 class WorkerStream:
     """What a worker says about one request."""
 
-    def __init__(self, call: "_Call", worker: Worker) -> None:
+    def __init__(self, call: "_Call", worker: Worker, request_id: str) -> None:
         self._call = call
         self._worker = worker
+        self._request_id = request_id
 
-    async def read(self) -> Produced | Summary:
-        """The next chunk, or the summary, after which there is nothing to read.
+    async def read(self) -> Event:
+        """The next event; nothing is to be read after the summary. What this gateway does not know is passed over.
 
-        Raises RelayedError with the worker's own status, UnavailableError WORKER_LOST when the worker is gone,
-        InternalError when it does not keep to the protocol.
+        Raises the worker's own error, UnavailableError WORKER_LOST when the worker is gone, InternalError when it
+        does not keep to the protocol.
         """
-        message = await self._next()
-        if message is None:
-            _log.error("worker_stream_without_summary", worker=self._worker.id)
-            raise errors.InternalError(interceptors.request_id())
-        if message.HasField("chunk"):
-            return Produced(chunk=message.chunk, tokens=len(message.chunk.token_ids))
-        try:
-            # The worker has yet to end its call; cancelling it now would count there as a client that left.
-            await self._next()
-        except (errors.ServiceError, RelayedError) as error:
-            _log.warning("worker_failed_after_summary", worker=self._worker.id, error=str(error))
-        return inference_messages.summary(message.summary)
+        event = None
+        while event is None:
+            message = await self._next()
+            if message is None:
+                _log.error("worker_stream_without_summary", worker=self._worker.id)
+                raise errors.InternalError(self._request_id)
+            event = job_messages.event(message)
+        if isinstance(event, Summary):
+            try:
+                # The worker has yet to end its call; cancelling it now would count there as a client that left.
+                while await self._next() is not None:
+                    pass
+            except errors.ServiceError as error:
+                _log.warning("worker_failed_after_summary", worker=self._worker.id, error=str(error))
+        return event
 
     async def _next(self) -> worker_pb2.GenerateResponse | None:
         lost = errors.UnavailableError(
@@ -61,7 +65,7 @@ class WorkerStream:
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_failed_call(error, lost) from error
+            raise from_failed_call(error, lost, self._request_id) from error
         except asyncio.CancelledError:
             if task_is_cancelled():
                 raise
@@ -74,7 +78,8 @@ class WorkerStream:
 class _Link:
     channel: grpc.aio.Channel
     stub: "WorkerServiceAsyncStub"
-    in_flight: int = 0
+    calls: "set[_Call]" = field(default_factory=set)
+    """In flight."""
 
 
 class WorkerClient:
@@ -89,23 +94,30 @@ class WorkerClient:
     @property
     def in_flight(self) -> Mapping[str, int]:
         """This gateway's requests in flight by worker id."""
-        return {worker_id: link.in_flight for worker_id, link in self._links.items()}
+        return {worker_id: len(link.calls) for worker_id, link in self._links.items()}
 
     @asynccontextmanager
     async def generate(self, worker: Worker, job: Job) -> AsyncIterator[WorkerStream]:
         """Run a job on a worker; leaving the context ends it there, whatever it has come to."""
         link = self._link(worker)
         call = link.stub.Generate(
-            inference_messages.worker_request(job),
+            job_messages.worker_request(job),
             metadata=self._calls.metadata(request_id=job.request_id, account=job.account),
         )
-        link.in_flight += 1
+        link.calls.add(call)
         try:
-            yield WorkerStream(call, worker)
+            yield WorkerStream(call, worker, job.request_id)
         finally:
             call.cancel()
-            link.in_flight -= 1
+            link.calls.discard(call)
             self._close_unused()
+
+    def cut(self, workers: Iterable[str]) -> None:
+        """End what runs on workers that were lost: their streams may never end by themselves."""
+        for worker_id in workers:
+            link = self._links.get(worker_id)
+            for call in () if link is None else tuple(link.calls):
+                call.cancel()
 
     def keep(self, workers: Iterable[str]) -> None:
         """Close the channels of all others: at once, or when their last request has ended.
@@ -133,7 +145,7 @@ class WorkerClient:
         gone = [
             worker_id
             for worker_id, link in self._links.items()
-            if link.in_flight == 0 and worker_id not in self._known
+            if not link.calls and worker_id not in self._known
         ]
         for link in [self._links.pop(worker_id) for worker_id in gone]:
             closing = asyncio.create_task(link.channel.close(None))

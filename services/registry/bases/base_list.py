@@ -9,6 +9,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # lazy, but public
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from services.registry.bases.base_model import Price
+
 _MAX_RANK = 512
 _MAX_PRICE = 10**12
 
@@ -48,6 +50,8 @@ class BaseModelEntry(BaseModel):
     max_lora_rank: Annotated[int, Field(ge=1, le=_MAX_RANK)]
     target_modules: Annotated[list[Annotated[str, Field(pattern=r"^\w+$")]], Field(min_length=1)]
     prompt_pico_usd_per_token: _Price
+    cached_prompt_pico_usd_per_token: _Price | None = None
+    """None is the prompt's."""
     completion_pico_usd_per_token: _Price
 
     @model_validator(mode="after")
@@ -57,6 +61,20 @@ class BaseModelEntry(BaseModel):
         if self.revision is not None and self.hub_repo is None:
             raise ValueError("revision goes with hub_repo only")
         return self
+
+    @model_validator(mode="after")
+    def _check_cached_price(self) -> "BaseModelEntry":
+        cached, prompt = self.cached_prompt_pico_usd_per_token, self.prompt_pico_usd_per_token
+        if cached is not None and cached > prompt:
+            raise ValueError(
+                f"cached_prompt_pico_usd_per_token is {cached}; it must be at most the prompt's, {prompt}"
+            )
+        return self
+
+    def price(self) -> Price:
+        """What one token costs on this base."""
+        cached, prompt = self.cached_prompt_pico_usd_per_token, self.prompt_pico_usd_per_token
+        return Price(prompt, prompt if cached is None else cached, self.completion_pico_usd_per_token)
 
 
 class _BaseList(BaseModel):

@@ -10,11 +10,13 @@ class Price:
     """Pico-USD for one token. Even, so that LoRA's 3/2 of it is whole."""
 
     prompt: int
+    cached_prompt: int
+    """Of a prompt token that the prefix cache has; at most `prompt`."""
     completion: int
 
     def for_lora(self) -> "Price":
         """Exactly 3/2 of this."""
-        return Price(self.prompt * 3 // 2, self.completion * 3 // 2)
+        return Price(self.prompt * 3 // 2, self.cached_prompt * 3 // 2, self.completion * 3 // 2)
 
 
 class ModuleKind(Enum):

@@ -11,7 +11,7 @@ from services.common.errors import ServiceError
 from services.registry.admission import safetensors_header as safetensors
 from services.registry.bases import base_modules
 from services.registry.bases.base_list import BaseListError, BaseModelEntry
-from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind, Price, Tokenizer
+from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind, Tokenizer
 from services.registry.hub_reader import HubCommit, HubReader
 
 _MAX_TEXT_BYTES = 64 * 1024**2
@@ -104,7 +104,7 @@ async def resolve_base(entry: BaseModelEntry, hub: HubReader, hub_token: str) ->
         context_length=context_length,
         max_lora_rank=entry.max_lora_rank,
         target_modules=tuple(entry.target_modules),
-        price=Price(entry.prompt_pico_usd_per_token, entry.completion_pico_usd_per_token),
+        price=entry.price(),
         modules=modules,
         tokenizer=tokenizer,
     )

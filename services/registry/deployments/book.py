@@ -9,7 +9,7 @@ from services.common.clock import Clock
 from services.registry.deployments.changes import Changes
 from services.registry.deployments.deployment import Deployment
 from services.registry.fleet.route_log import Routes
-from services.registry.storage.store import RequestKey, Store
+from services.registry.storage.store import CreateKey, Store
 
 Transition = Callable[[Deployment], Deployment]
 
@@ -33,9 +33,9 @@ class DeploymentBook:
         """The time that writes are stamped with."""
         return self._clock.now()
 
-    async def insert(self, new: Deployment, request: RequestKey | None) -> Deployment:
+    async def insert(self, new: Deployment, key: CreateKey | None) -> Deployment:
         """As Store.insert."""
-        return await self._write(self._store.insert(new, request))
+        return await self._write(self._store.insert(new, key))
 
     async def change(self, uid: str, transition: Transition) -> Deployment:
         """As Store.change."""

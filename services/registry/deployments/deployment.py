@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+
+from services.common.adapters.version import digest_of
+from services.common.errors import ServiceError
 
 
 class State(Enum):
@@ -25,7 +28,12 @@ class Failure:
 
     reason: str
     message: str
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: ServiceError) -> "Failure":
+        """What an error tells a deployment's owner; as bounded as the error is."""
+        return cls(error.reason, error.message, error.metadata)
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,8 @@ class AdapterVersion:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 over both files' digests, a line each."""
-        text = f"{self.config_sha256}\n{self.weights_sha256}\n"
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        """Names the content, wherever it comes from."""
+        return digest_of(self.config_sha256, self.weights_sha256)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,8 @@ class Adapter:
     hub_token: bytes | None = None
     """Sealed."""
     version: AdapterVersion | None = None
+    number: int = 0
+    """Of the version, among those of its deployment; 0 until there is one."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +77,19 @@ class Deployment:
     deployment_id: str
     base_model: str
     state: State
-    adapter: Adapter
+    serving: Adapter
     """What serves, or is being brought to serve first."""
     create_time: datetime
     update_time: datetime
     candidate: Adapter | None = None
-    """What will replace `adapter`, while an update is under way."""
+    """What will replace `serving`, while an update is under way."""
     failure: Failure | None = None
     status_message: str = ""
     version: int = 1
     generation: int = 1
     """Counts what its owner asked for; work begun for an earlier one is void."""
+    versions: int = 0
+    """How many adapter versions have been admitted under this name."""
 
     @property
     def name(self) -> str:
@@ -91,9 +102,9 @@ class Deployment:
         return hashlib.sha256(f"{self.uid} {self.version}".encode()).hexdigest()[:16]
 
     @property
-    def pending(self) -> Adapter:
-        """The adapter last asked for."""
-        return self.candidate or self.adapter
+    def wanted(self) -> Adapter:
+        """What its owner last asked for; work that is under way is about this."""
+        return self.candidate or self.serving
 
     @property
     def under_way(self) -> bool:

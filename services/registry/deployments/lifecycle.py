@@ -6,8 +6,11 @@ RUNNING one keeps it RUNNING and walks a candidate through the same steps; of an
 
 from dataclasses import replace
 
-from services.common.errors import StaleEtagError
+from services.common.errors import StaleEtagError, shorten
 from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+
+_MAX_STATUS = 512
+_SERVING = "serving"
 
 
 class SupersededError(Exception):
@@ -40,28 +43,40 @@ def updated(deployment: Deployment, adapter: Adapter) -> Deployment:
     return replace(
         deployment,
         state=State.INITIALIZING,
-        adapter=adapter,
+        serving=adapter,
         failure=None,
         generation=generation,
         status_message=checking(adapter),
     )
 
 
+def token_renewed(deployment: Deployment, hub_token: bytes | None) -> Deployment:
+    """Its owner has another Hub token for what serves. Nothing is loaded anew: the content is the same."""
+    return replace(
+        deployment,
+        serving=replace(deployment.serving, hub_token=hub_token),
+        failure=None,
+        status_message=_SERVING,
+    )
+
+
 def admitted(deployment: Deployment, version: AdapterVersion) -> Deployment:
-    """What it waits for has passed admission."""
+    """What it waits for has passed admission, and is numbered: what serves already keeps its number."""
+    known = deployment.serving.version == version
+    number = deployment.serving.number if known else deployment.versions + 1
+    adapter = replace(deployment.wanted, version=version, number=number)
+    numbered = replace(deployment, versions=max(deployment.versions, number))
     if deployment.candidate is not None:
-        admitted = replace(deployment, candidate=replace(deployment.candidate, version=version))
+        admitted = replace(numbered, candidate=adapter)
     else:
-        admitted = replace(
-            deployment, state=State.DEPLOYING, adapter=replace(deployment.adapter, version=version)
-        )
+        admitted = replace(numbered, state=State.DEPLOYING, serving=adapter)
     return progressed(admitted, "checked; looking for a worker to load it")
 
 
 def progressed(deployment: Deployment, message: str) -> Deployment:
     """Work goes on as `message` says."""
     prefix = "serving; for the update: " if deployment.candidate is not None else ""
-    return replace(deployment, status_message=prefix + message)
+    return replace(deployment, status_message=shorten(prefix + message, _MAX_STATUS))
 
 
 def loaded(deployment: Deployment) -> Deployment:
@@ -69,10 +84,10 @@ def loaded(deployment: Deployment) -> Deployment:
     return replace(
         deployment,
         state=State.RUNNING,
-        adapter=deployment.pending,
+        serving=deployment.wanted,
         candidate=None,
         failure=None,
-        status_message="serving",
+        status_message=_SERVING,
     )
 
 
@@ -95,7 +110,7 @@ def deleted(deployment: Deployment) -> Deployment:
     return replace(
         deployment,
         state=State.DELETED,
-        adapter=replace(deployment.adapter, hub_token=None),
+        serving=replace(deployment.serving, hub_token=None),
         candidate=None,
         generation=deployment.generation + 1,
         status_message="deleted",

@@ -1,22 +1,30 @@
 """The use cases of deployments: what an account can do with its own, and with nobody else's."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from services.common.errors import NotFoundError
+from services.common import logs
+from services.common.adapters.version import DIGEST
+from services.common.errors import InvalidFieldError, NotFoundError
 from services.registry.bases.base_model import BaseModel
 from services.registry.deployments import lifecycle, request_fields
 from services.registry.deployments.book import DeploymentBook
 from services.registry.deployments.changes import Changes, Follower
 from services.registry.deployments.deployment import Adapter, Deployment, State
+from services.registry.deployments.list_query import ListQuery, Place
 from services.registry.deployments.page_tokens import PageTokens, page_size
 from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
 from services.registry.deployments.rollout import Rollouts, token_unreadable
 from services.registry.deployments.sealing import SealBrokenError, Sealer, token_purpose
 from services.registry.fleet.route_log import Routes
-from services.registry.storage.store import RequestKey, Store
+from services.registry.storage.store import CreateKey, Store
+
+_log = logs.get_logger(__name__)
+
+_UID = re.compile(r"[0-9a-f]{32}")
 
 
 class Deployments:
@@ -61,12 +69,12 @@ class Deployments:
             deployment_id=request.deployment_id,
             base_model=request.base_model or next(iter(self._base_models)),
             state=State.INITIALIZING,
-            adapter=adapter,
+            serving=adapter,
             status_message=lifecycle.checking(adapter),
             create_time=now,
             update_time=now,
         )
-        key = RequestKey(request.request_id, request.fingerprint()) if request.request_id else None
+        key = CreateKey(request.idempotency_key, request.fingerprint()) if request.idempotency_key else None
 
         async def create() -> Deployment:
             made = await self._book.insert(new, key)
@@ -85,16 +93,23 @@ class Deployments:
             raise NotFoundError("deployment", name)
         return found
 
-    async def list(self, account: str, asked_size: int, page_token: str) -> tuple[Sequence[Deployment], str]:
-        """A page of an account's deployments by id, and the token of the next one. Raises InvalidFieldError."""
+    async def list(
+        self, account: str, query: ListQuery, *, asked_size: int = 0, page_token: str = ""
+    ) -> tuple[Sequence[Deployment], str]:
+        """A page of an account's deployments, and the token of the next one, which fits the same query only.
+
+        Raises InvalidFieldError.
+        """
+        query.check()
         size = page_size(asked_size)
-        tokens = PageTokens(self._sealer, ("ListDeployments", account))
-        found = await self._store.page(account, tokens.read(page_token), size + 1)
+        tokens = PageTokens(self._sealer, ("ListDeployments", account, *query.words()))
+        after = Place.parse(tokens.read(page_token))
+        found = await self._store.page(account, query, after, size + 1)
         page = found[:size]
-        return page, tokens.write(page[-1].deployment_id) if len(found) > size else ""
+        return page, tokens.write(Place.of(page[-1]).text()) if len(found) > size else ""
 
     async def update(self, account: str, name: str, request: UpdateRequest) -> Deployment:
-        """Bring another adapter version under the same name.
+        """Bring another adapter version under the same name, or only keep another token for what serves.
 
         Raises InvalidFieldError, NotFoundError or StaleEtagError.
         """
@@ -104,15 +119,17 @@ class Deployments:
         def transition(now: Deployment) -> Deployment:
             _check_live(now, name)
             lifecycle.check_etag(now, request.etag)
-            token = now.pending.hub_token
+            token = now.wanted.hub_token
             if request.hub_token is not None:
                 token = self._seal(request.hub_token, account, now.uid)
-            adapter = Adapter(request.hub_repo or now.pending.hub_repo, request.revision, token)
-            return lifecycle.updated(now, adapter)
+            if request.is_of_the_token_alone and now.state is State.RUNNING and not now.under_way:
+                return lifecycle.token_renewed(now, token)
+            return lifecycle.updated(now, request.adapter(now.wanted, token))
 
         async def update() -> Deployment:
             changed = await self._book.change(deployment.uid, transition)
-            self._rollouts.start(changed.uid)
+            if changed.under_way:
+                self._rollouts.start(changed.uid)
             return changed
 
         return await _carried_out(update())
@@ -154,24 +171,39 @@ class Deployments:
         finally:
             self._changes.unfollow(uid, follower)
 
-    async def hub_token(self, uid: str) -> str:
-        """The Hub token that a deployment's download needs; empty where none is stored.
+    async def hub_token(self, uid: str, adapter_digest: str) -> str:
+        """The Hub token that came with the version of a deployment, serving or candidate, that has this digest.
 
-        Raises NotFoundError or PreconditionError.
+        Empty where none came with it, and for every other digest. Each release is logged.
+        Raises InvalidFieldError, NotFoundError or PreconditionError.
         """
+        if not _UID.fullmatch(uid):
+            raise InvalidFieldError("deployment_uid", uid, "32 lower-case hex digits")
+        if not DIGEST.fullmatch(adapter_digest):
+            raise InvalidFieldError("adapter_digest", adapter_digest, "64 lower-case hex digits")
         deployment = await self._store.get_by_uid(uid)
         if deployment is None or deployment.state is State.DELETED:
             raise NotFoundError("deployment", uid)
-        sealed = deployment.pending.hub_token
+        sealed = _token_of(deployment, adapter_digest)
         if sealed is None:
+            _log.info("hub_token_none", deployment=deployment.name, uid=uid, digest=adapter_digest)
             return ""
         try:
-            return self._sealer.open(sealed, token_purpose(deployment.account, uid))
+            token = self._sealer.open(sealed, token_purpose(deployment.account, uid))
         except SealBrokenError:
             raise token_unreadable(deployment) from None
+        _log.info("hub_token_released", deployment=deployment.name, uid=uid, digest=adapter_digest)
+        return token
 
     def _seal(self, token: str, account: str, uid: str) -> bytes | None:
         return self._sealer.seal(token, token_purpose(account, uid)) if token else None
+
+
+def _token_of(deployment: Deployment, digest: str) -> bytes | None:
+    """Of two versions with the same content, the newer one's token."""
+    versions = (deployment.candidate, deployment.serving)
+    named = [one for one in versions if one and one.version and one.version.digest == digest]
+    return next((one.hub_token for one in named if one.hub_token is not None), None)
 
 
 def _check_live(deployment: Deployment, name: str) -> None:

@@ -9,6 +9,7 @@ from services.registry.deployments.sealing import SealBrokenError, Sealer
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+_MAX_TOKEN = 1024
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class PageTokens:
 
     sealer: Sealer
     purpose: tuple[str, ...]
-    """The method and whose list it is."""
+    """The method, whose list it is, and of what."""
 
     def write(self, last: str) -> str:
         """The token of the page that begins behind the key `last`."""
@@ -27,14 +28,18 @@ class PageTokens:
         """The key behind which the page begins; empty for the first page. Raises InvalidFieldError."""
         if not token:
             return ""
+        if len(token) > _MAX_TOKEN:
+            raise _not_a_token(token)
         try:
             return self.sealer.open(
                 base64.b64decode(token, altchars=b"-_", validate=True), ("page-token", *self.purpose)
             )
         except (binascii.Error, ValueError, SealBrokenError):
-            raise InvalidFieldError(
-                "page_token", token, "empty, or next_page_token of the same list"
-            ) from None
+            raise _not_a_token(token) from None
+
+
+def _not_a_token(token: str) -> InvalidFieldError:
+    return InvalidFieldError("page_token", token, "empty, or next_page_token of the same list")
 
 
 def page_size(asked: int) -> int:

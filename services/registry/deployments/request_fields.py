@@ -9,13 +9,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # lazy, but public
 
 from services.common.errors import InvalidFieldError
+from services.registry.deployments.deployment import Adapter
 
 _DEPLOYMENT_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
-_NAME = re.compile(r"[^/]{1,200}/[^/]{1,63}")
+_NAME = re.compile(r"[!-.0-~]{1,200}/[!-.0-~]{1,63}")
+_MAX_REPO_ID = 200
 # What git allows in a reference, less what would need quoting.
 _REVISION = re.compile(r"(?![/.-])[A-Za-z0-9._/+@-]{1,255}(?<![/.])")
 _HUB_TOKEN = re.compile(r"[!-~]{1,512}")
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class CreateRequest:
     revision: str
     hub_token: str
     base_model: str
-    request_id: str
+    idempotency_key: str
 
     def fingerprint(self) -> str:
         """Of the fields that a retry must repeat. The token is not among them: it may have been renewed."""
@@ -49,41 +51,60 @@ class CreateRequest:
         check_hub_repo(self.hub_repo)
         check_revision(self.revision)
         check_hub_token(self.hub_token)
-        if self.request_id and not _REQUEST_ID.fullmatch(self.request_id):
-            raise InvalidFieldError("request_id", self.request_id, "at most 128 printable ASCII characters")
+        if self.idempotency_key and not _IDEMPOTENCY_KEY.fullmatch(self.idempotency_key):
+            raise InvalidFieldError(
+                "idempotency_key", self.idempotency_key, "at most 128 printable ASCII characters"
+            )
         if self.base_model not in base_models and (self.base_model or len(base_models) > 1):
             raise InvalidFieldError("base_model", self.base_model, f"one of {', '.join(base_models)}")
 
 
 @dataclass(frozen=True)
 class UpdateRequest:
-    """What a caller wants in place of what it has."""
+    """What a caller wants in place of what it has. None keeps; where all is kept, the revision is looked at again."""
 
-    hub_repo: str
-    """Empty keeps the repo."""
-    revision: str
-    hub_token: str | None
-    """None keeps the stored one; empty removes it."""
-    etag: str
+    hub_repo: str | None = None
+    revision: str | None = None
+    """Empty means the default branch; so does None with another repo."""
+    hub_token: str | None = None
+    """Empty removes the stored one."""
+    etag: str = ""
+
+    @property
+    def is_of_the_token_alone(self) -> bool:
+        """Whether the adapter stays what it is, and where it is."""
+        return self.hub_token is not None and self.hub_repo is None and self.revision is None
 
     def check(self) -> None:
         """Raise InvalidFieldError for the first field that is out of bounds."""
-        if self.hub_repo:
+        if self.hub_repo is not None:
             check_hub_repo(self.hub_repo)
-        check_revision(self.revision)
+        check_revision(self.revision or "")
         check_hub_token(self.hub_token or "")
+
+    def adapter(self, wanted: Adapter, hub_token: bytes | None) -> Adapter:
+        """What is wanted instead of `wanted`, `hub_token` being the sealed one to go on with."""
+        repo = wanted.hub_repo if self.hub_repo is None else self.hub_repo
+        revision = self.revision
+        if revision is None:
+            revision = wanted.revision if repo == wanted.hub_repo else ""
+        return Adapter(repo, revision, hub_token)
 
 
 def check_hub_repo(value: str) -> None:
     """`org/name`, by the Hub's own rules. Raises InvalidFieldError."""
+    if not _is_hub_repo(value):
+        raise InvalidFieldError("hub_repo", value, "a Hub repo id of the form org/name")
+
+
+def _is_hub_repo(value: str) -> bool:
+    if len(value) > _MAX_REPO_ID or value.count("/") != 1:
+        return False
     try:
         validate_repo_id(value)
     except HFValidationError:
-        valid = False
-    else:
-        valid = value.count("/") == 1
-    if not valid:
-        raise InvalidFieldError("hub_repo", value, "a Hub repo id of the form org/name")
+        return False
+    return True
 
 
 def check_revision(value: str) -> None:

@@ -39,9 +39,10 @@ class LoadOrder:
 class LoadRefusedError(Exception):
     """The worker will not load it, now or later."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+    def __init__(self, error: errors.ServiceError) -> None:
+        """`error` says why, in the worker's words."""
+        super().__init__(error.message)
+        self.error = error
 
 
 class WorkerBusyError(Exception):
@@ -130,18 +131,17 @@ class Rollouts:
 
     async def _bring_up(self, deployment: Deployment, request_id: str) -> None:
         try:
-            version = deployment.pending.version or await self._admit(deployment)
+            version = deployment.wanted.version or await self._admit(deployment)
             await self._load_on_a_worker(deployment, version, request_id)
         except lifecycle.SupersededError:
             raise
         except LoadRefusedError as refused:
-            await self._fail(deployment, refused.failure)
+            await self._fail(deployment, refused.error)
         except errors.ServiceError as error:
-            await self._fail(deployment, Failure(error.reason, error.message, error.metadata))
+            await self._fail(deployment, error)
         except Exception:  # a defect: its owner must still learn that it is over
             _log.exception("rollout_broken")
-            internal = errors.InternalError(request_id)
-            await self._fail(deployment, Failure(internal.reason, internal.message, internal.metadata))
+            await self._fail(deployment, errors.InternalError(request_id))
         else:
             await self._change(deployment, lifecycle.loaded)
             _log.info("deployment_running", commit=version.commit, digest=version.digest)
@@ -155,7 +155,7 @@ class Rollouts:
                 f"the operator no longer offers base model {deployment.base_model}; "
                 f"offered are {', '.join(self._base_models)}",
             )
-        adapter = deployment.pending
+        adapter = deployment.wanted
         token = self._open_token(deployment)
         async with self._admissions:
             version = await self._admission.admit(adapter.hub_repo, adapter.revision, token=token, base=base)
@@ -163,7 +163,7 @@ class Rollouts:
         return version
 
     def _open_token(self, deployment: Deployment) -> str:
-        sealed = deployment.pending.hub_token
+        sealed = deployment.wanted.hub_token
         if sealed is None:
             return ""
         try:
@@ -176,7 +176,7 @@ class Rollouts:
     ) -> None:
         order = LoadOrder(
             version=version,
-            deployment_uid=deployment.uid if deployment.pending.hub_token is not None else "",
+            deployment_uid=deployment.uid if deployment.wanted.hub_token is not None else "",
             account=deployment.account,
             request_id=request_id,
         )
@@ -227,7 +227,9 @@ class Rollouts:
     async def _progress(self, deployment: Deployment, message: str) -> None:
         await self._change(deployment, lambda now: lifecycle.progressed(now, message))
 
-    async def _fail(self, deployment: Deployment, failure: Failure) -> None:
+    async def _fail(self, deployment: Deployment, error: errors.ServiceError) -> None:
+        """Note why. Every failure comes in here, and from an error, which is bounded where it is made."""
+        failure = Failure.of(error)
         await self._change(deployment, lambda now: lifecycle.failed(now, failure))
         _log.info("deployment_failed", reason=failure.reason, message=failure.message)
 

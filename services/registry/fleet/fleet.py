@@ -10,7 +10,7 @@ from services.registry.bases.base_model import BaseModel
 from services.registry.deployments.changes import draining
 from services.registry.fleet.route_log import Routes
 from services.registry.fleet.signals import Signal
-from services.registry.fleet.worker import Registration, Report, Worker
+from services.registry.fleet.worker import Departure, Registration, Report, Worker
 
 _log = get_logger(__name__)
 
@@ -33,7 +33,8 @@ class Lease:
         self.ended.add_done_callback(lambda future: future.exception())
 
     def report(self, report: Report) -> None:
-        """Renew the lease with a new report."""
+        """Renew the lease with a new report. Raises InvalidFieldError where it is out of bounds."""
+        report.check()
         self._fleet.renew(self, report)
 
     def close(self) -> None:
@@ -91,10 +92,18 @@ class Fleet:
         if lease.ended.done():
             return
         worker_id = lease.worker.registration.worker_id
+        # One that leaves says before whether it does so in order.
+        in_order = error is None and lease.worker.report.draining
+        departure = Departure.DRAINED if in_order else Departure.LOST
         del self._leases[worker_id]
-        self._routes.remove_worker(worker_id)
+        self._routes.remove_worker(worker_id, departure)
         self._signal.notify()
-        _log.info("worker_gone", worker_id=worker_id, reason="left" if error is None else error.reason)
+        _log.info(
+            "worker_gone",
+            worker_id=worker_id,
+            departure=departure.value,
+            reason="left" if error is None else error.reason,
+        )
         if error is None:
             lease.ended.set_result(None)
         else:
@@ -153,6 +162,7 @@ class Fleet:
         return self._clock.monotonic() + REPORT_INTERVAL + OVERDUE
 
     def _check(self, registration: Registration) -> None:
+        registration.check()
         base = self._base_models.get(registration.base_model)
         if base is None:
             raise InvalidFieldError(
@@ -165,8 +175,3 @@ class Fleet:
                 f"the worker has commit {registration.base_commit} of base model {base.name}; "
                 f"the registry has {base.commit}",
             )
-        for field in ("worker_id", "address"):
-            if not getattr(registration, field):
-                raise InvalidFieldError(f"registration.{field}", "", "set")
-        if registration.max_sequences < 1:
-            raise InvalidFieldError("registration.max_sequences", registration.max_sequences, "at least 1")

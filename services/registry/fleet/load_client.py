@@ -5,15 +5,15 @@ import grpc.aio
 
 from loramux.errors import LoramuxError, from_rpc_error
 from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
+from services.common import errors
 from services.common.internal import InternalCalls
-from services.registry.deployments.deployment import Failure
 from services.registry.deployments.rollout import (
     LoadOrder,
     LoadRefusedError,
     WorkerBusyError,
     WorkerLostError,
 )
-from services.registry.rpc import registry_messages
+from services.registry.rpc.adapter_ref_messages import adapter_ref
 
 LOAD_TIMEOUT = 900.0
 """Seconds for the download of a large adapter, its check and its probe."""
@@ -39,9 +39,7 @@ class WorkerClient:
 
     async def load(self, address: str, order: LoadOrder) -> None:
         """Return once the adapter is loaded and has run. Raises the three errors of `rollout`."""
-        request = worker_pb2.LoadAdapterRequest(
-            adapter=registry_messages.adapter_ref(order.version, order.deployment_uid)
-        )
+        request = worker_pb2.LoadAdapterRequest(adapter=adapter_ref(order.version, order.deployment_uid))
         metadata = self._calls.metadata(request_id=order.request_id, account=order.account)
         async with self._calls.channel(address) as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
@@ -57,4 +55,4 @@ def _meaning(error: LoramuxError) -> Exception:
         return WorkerLostError(str(error))
     if error.code in _RETRIED:
         return WorkerBusyError(error.message)
-    return LoadRefusedError(Failure(error.reason, error.message, error.metadata))
+    return LoadRefusedError(errors.ServiceError(error.reason, error.message, error.metadata))

@@ -6,11 +6,12 @@ Without it gateways would hear of a fleet without workers, and refuse requests u
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.registry.fleet.fleet import REPORT_INTERVAL, Fleet
-from services.registry.fleet.worker import Registration
+from services.registry.fleet.worker import Capabilities, Registration
 from services.registry.storage.tables import workers
 
 
@@ -25,7 +26,7 @@ class Roster:
         """The workers that were under lease when the registry stopped."""
         async with self._engine.begin() as connection:
             rows = await connection.execute(workers.select().order_by(workers.c.worker_id))
-            return [Registration(**row.registration) for row in rows]
+            return [_registration(row.registration) for row in rows]
 
     async def write(self, registrations: Sequence[Registration]) -> None:
         """Replace the table."""
@@ -34,6 +35,13 @@ class Roster:
             await connection.execute(workers.delete())
             if rows:
                 await connection.execute(workers.insert(), rows)
+
+
+def _registration(stored: dict[str, Any]) -> Registration:  # Any: JSON values
+    """The inverse of `asdict`; JSON makes lists of tuples."""
+    said = stored["capabilities"]
+    names = {field: tuple(said[field]) for field in ("adapter_variants", "target_modules")}
+    return Registration(**{**stored, "capabilities": Capabilities(**{**said, **names})})
 
 
 async def keep_leases(fleet: Fleet, roster: Roster) -> None:

@@ -4,12 +4,13 @@ import structlog
 
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from services.common import internal
+from services.common.errors import NotImplementedYetError
+from services.common.interceptors import AnswerStream
 from services.common.rpc_types import RpcContext
 from services.registry.bases.catalog import Catalog
 from services.registry.deployments.deployment import Deployment
 from services.registry.deployments.operations import Deployments
-from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
-from services.registry.rpc import registry_messages
+from services.registry.rpc import base_model_messages, deployment_value_messages
 
 NAME = deployment_pb2.DESCRIPTOR.services_by_name["DeploymentService"].full_name
 
@@ -28,71 +29,86 @@ class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
         _account(context)
         page, token = self._catalog.page(request.page_size, request.page_token)
         return deployment_pb2.ListBaseModelsResponse(
-            base_models=[registry_messages.base_model(base) for base in page], next_page_token=token
+            base_models=[base_model_messages.base_model(base) for base in page], next_page_token=token
         )
 
     async def CreateDeployment(
         self, request: deployment_pb2.CreateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.CreateDeploymentResponse:
         """Take a name, and begin."""
-        wanted = CreateRequest(
-            deployment_id=request.deployment_id,
-            hub_repo=request.hub_repo,
-            revision=request.revision,
-            hub_token=request.hub_token,
-            base_model=request.base_model,
-            request_id=request.request_id,
-        )
-        made = await self._deployments.create(_account(context), wanted)
-        return deployment_pb2.CreateDeploymentResponse(deployment=registry_messages.deployment(made))
+        account = _account(context)
+        made = await self._deployments.create(account, deployment_value_messages.create_request(request))
+        return deployment_pb2.CreateDeploymentResponse(deployment=deployment_value_messages.deployment(made))
 
     async def GetDeployment(
         self, request: deployment_pb2.GetDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.GetDeploymentResponse:
         """A deployment as it is."""
         found = await self._deployments.get(_account(context), request.name)
-        return deployment_pb2.GetDeploymentResponse(deployment=registry_messages.deployment(found))
+        return deployment_pb2.GetDeploymentResponse(deployment=deployment_value_messages.deployment(found))
 
     async def ListDeployments(
         self, request: deployment_pb2.ListDeploymentsRequest, context: RpcContext
     ) -> deployment_pb2.ListDeploymentsResponse:
         """A page of the account's deployments."""
-        page, token = await self._deployments.list(_account(context), request.page_size, request.page_token)
+        page, token = await self._deployments.list(
+            _account(context),
+            deployment_value_messages.list_query(request),
+            asked_size=request.page_size,
+            page_token=request.page_token,
+        )
         return deployment_pb2.ListDeploymentsResponse(
-            deployments=[registry_messages.deployment(one) for one in page], next_page_token=token
+            deployments=[deployment_value_messages.deployment(one) for one in page], next_page_token=token
         )
 
     async def UpdateDeployment(
         self, request: deployment_pb2.UpdateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.UpdateDeploymentResponse:
-        """Another adapter under the same name."""
-        wanted = UpdateRequest(
-            hub_repo=request.hub_repo,
-            revision=request.revision,
-            hub_token=request.hub_token if request.HasField("hub_token") else None,
-            etag=request.etag,
+        """Another adapter under the same name, or another token for it."""
+        account = _account(context)
+        wanted = deployment_value_messages.update_request(request)
+        changed = await self._deployments.update(account, request.name, wanted)
+        return deployment_pb2.UpdateDeploymentResponse(
+            deployment=deployment_value_messages.deployment(changed)
         )
-        changed = await self._deployments.update(_account(context), request.name, wanted)
-        return deployment_pb2.UpdateDeploymentResponse(deployment=registry_messages.deployment(changed))
 
     async def DeleteDeployment(
         self, request: deployment_pb2.DeleteDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.DeleteDeploymentResponse:
         """Free a name."""
         gone = await self._deployments.delete(_account(context), request.name, request.etag)
-        return deployment_pb2.DeleteDeploymentResponse(deployment=registry_messages.deployment(gone))
+        return deployment_pb2.DeleteDeploymentResponse(deployment=deployment_value_messages.deployment(gone))
 
     async def WatchDeployment(  # type: ignore[override]  # the stub allows generators only
         self, request: deployment_pb2.WatchDeploymentRequest, context: RpcContext
     ) -> None:
         """A deployment as it is, then each change."""
+        answer = AnswerStream(context)
 
         async def show(one: Deployment) -> None:
-            await context.write(
-                deployment_pb2.WatchDeploymentResponse(deployment=registry_messages.deployment(one))
+            await answer.write(
+                deployment_pb2.WatchDeploymentResponse(deployment=deployment_value_messages.deployment(one))
             )
 
         await self._deployments.watch(_account(context), request.name, show)
+
+    async def ListDeploymentVersions(
+        self,
+        request: deployment_pb2.ListDeploymentVersionsRequest,  # grpc's signature
+        context: RpcContext,
+    ) -> deployment_pb2.ListDeploymentVersionsResponse:
+        """Not done yet."""
+        _account(context)
+        raise NotImplementedYetError("ListDeploymentVersions", "the history of a deployment")
+
+    async def RollBackDeployment(
+        self,
+        request: deployment_pb2.RollBackDeploymentRequest,  # grpc's signature
+        context: RpcContext,
+    ) -> deployment_pb2.RollBackDeploymentResponse:
+        """Not done yet."""
+        _account(context)
+        raise NotImplementedYetError("RollBackDeployment", "going back to an earlier version")
 
 
 def _account(context: RpcContext) -> str:

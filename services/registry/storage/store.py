@@ -10,19 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
 from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+from services.registry.deployments.list_query import ListQuery, Order, Place
 from services.registry.storage.tables import adapter_versions, deployments
 
-_REQUEST_ID_KEPT = timedelta(days=1)
+_KEY_KEPT = timedelta(days=1)
 
 # Any: the types of its columns are in tables.py.
 _Row = sa.Row[Any]
 
 
 @dataclass(frozen=True)
-class RequestKey:
-    """A creating request, so that its retry finds what it made (AIP-155)."""
+class CreateKey:
+    """A creating request, so that its retry finds what it made."""
 
-    request_id: str
+    idempotency_key: str
     fingerprint: str
     """Of the fields sent with it."""
 
@@ -34,22 +35,25 @@ class Store:
         """`engine` is open and its schema is up to date."""
         self._engine = engine
 
-    async def insert(self, new: Deployment, request: RequestKey | None) -> Deployment:
-        """Add `new`, or return what the same request made before.
+    async def insert(self, new: Deployment, key: CreateKey | None) -> Deployment:
+        """Add `new`, or return what a request with the same key made before.
 
-        Raises AlreadyExistsError where the name is taken, InvalidFieldError where the request id came with
-        other fields.
+        Raises AlreadyExistsError where the name is taken, InvalidFieldError where the key came with other
+        fields.
         """
         async with self._engine.begin() as connection:
-            if request is not None:
-                made = await _made_by(connection, new, request)
+            if key is not None:
+                made = await _made_by(connection, new, key)
                 if made is not None:
                     return made
             if (await connection.execute(_query(*_live_name(new.account, new.deployment_id)))).first():
                 raise AlreadyExistsError("deployment", new.name)
             values = await _values(connection, new)
-            if request is not None:
-                values |= {"request_id": request.request_id, "request_fingerprint": request.fingerprint}
+            if key is not None:
+                values |= {
+                    "idempotency_key": key.idempotency_key,
+                    "idempotency_fingerprint": key.fingerprint,
+                }
             await connection.execute(deployments.insert().values(values))
         return new
 
@@ -83,17 +87,18 @@ class Store:
         found = await self._fetch(_query(deployments.c.uid == uid))
         return found[0] if found else None
 
-    async def page(self, account: str, after: str, size: int) -> Sequence[Deployment]:
-        """At most `size` of an account's live deployments whose ids come behind `after`, by id."""
-        return await self._fetch(
-            _query(
-                deployments.c.account == account,
-                deployments.c.deployment_id > after,
-                deployments.c.state != State.DELETED.value,
-            )
-            .order_by(deployments.c.deployment_id)
-            .limit(size)
-        )
+    async def page(
+        self, account: str, query: ListQuery, after: Place | None, size: int
+    ) -> Sequence[Deployment]:
+        """At most `size` of an account's live deployments that come behind `after`; None begins the list."""
+        where = [deployments.c.account == account, deployments.c.state != State.DELETED.value]
+        if query.states:
+            where.append(deployments.c.state.in_([one.value for one in query.states]))
+        if query.search:
+            where.append(_found_by(query.search))
+        if after is not None:
+            where.append(_behind(query.order, after))
+        return await self._fetch(_query(*where).order_by(*_sorted(query.order)).limit(size))
 
     async def live(self) -> Sequence[Deployment]:
         """Every deployment that is not deleted."""
@@ -104,18 +109,18 @@ class Store:
             return [_deployment(row) for row in await connection.execute(query)]
 
 
-_adapter = adapter_versions.alias("adapter")
+_serving = adapter_versions.alias("serving")
 _candidate = adapter_versions.alias("candidate")
 
 
 def _query(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     columns = [
-        column.label(f"{table.name}_{column.name}") for table in (_adapter, _candidate) for column in table.c
+        column.label(f"{table.name}_{column.name}") for table in (_serving, _candidate) for column in table.c
     ]
     return (
         sa.select(deployments, *columns)
         .select_from(
-            deployments.outerjoin(_adapter, deployments.c.adapter_version_id == _adapter.c.id).outerjoin(
+            deployments.outerjoin(_serving, deployments.c.serving_version_id == _serving.c.id).outerjoin(
                 _candidate, deployments.c.candidate_version_id == _candidate.c.id
             )
         )
@@ -131,20 +136,48 @@ def _live_name(account: str, deployment_id: str) -> tuple[sa.ColumnElement[bool]
     )
 
 
-async def _made_by(connection: AsyncConnection, new: Deployment, request: RequestKey) -> Deployment | None:
-    same_request = (
+def _found_by(search: str) -> sa.ColumnElement[bool]:
+    name = deployments.c.account + "/" + deployments.c.deployment_id
+    places = (name, deployments.c.serving_repo, deployments.c.candidate_repo)
+    return sa.or_(*(sa.func.lower(one).contains(search.lower(), autoescape=True) for one in places))
+
+
+def _sorted(order: Order) -> Sequence[sa.ColumnElement[Any]]:
+    match order:
+        case Order.CREATE_TIME:
+            return (deployments.c.create_time, deployments.c.uid)
+        case Order.CREATE_TIME_DESCENDING:
+            return (deployments.c.create_time.desc(), deployments.c.uid.desc())
+        case Order.NAME:
+            return (deployments.c.deployment_id,)
+
+
+def _behind(order: Order, place: Place) -> sa.ColumnElement[bool]:
+    moment, uid = deployments.c.create_time, deployments.c.uid
+    at_once = moment == place.create_time
+    match order:
+        case Order.CREATE_TIME:
+            return sa.or_(moment > place.create_time, sa.and_(at_once, uid > place.uid))
+        case Order.CREATE_TIME_DESCENDING:
+            return sa.or_(moment < place.create_time, sa.and_(at_once, uid < place.uid))
+        case Order.NAME:
+            return deployments.c.deployment_id > place.deployment_id
+
+
+async def _made_by(connection: AsyncConnection, new: Deployment, key: CreateKey) -> Deployment | None:
+    same_key = (
         deployments.c.account == new.account,
-        deployments.c.request_id == request.request_id,
+        deployments.c.idempotency_key == key.idempotency_key,
     )
-    row = (await connection.execute(_query(*same_request))).first()
+    row = (await connection.execute(_query(*same_key))).first()
     if row is None:
         return None
-    if row.create_time + _REQUEST_ID_KEPT <= new.create_time:
-        await connection.execute(deployments.update().where(*same_request).values(request_id=None))
+    if row.create_time + _KEY_KEPT <= new.create_time:
+        await connection.execute(deployments.update().where(*same_key).values(idempotency_key=None))
         return None
-    if row.request_fingerprint != request.fingerprint:
+    if row.idempotency_fingerprint != key.fingerprint:
         raise InvalidFieldError(
-            "request_id", request.request_id, "unused within a day, or sent again with the same fields"
+            "idempotency_key", key.idempotency_key, "unused within a day, or sent again with the same fields"
         )
     return _deployment(row)
 
@@ -157,13 +190,14 @@ async def _values(connection: AsyncConnection, one: Deployment) -> dict[str, Any
         "deployment_id": one.deployment_id,
         "base_model": one.base_model,
         "state": one.state.value,
-        **await _adapter_values(connection, "adapter", one.adapter),
+        **await _adapter_values(connection, "serving", one.serving),
         **await _adapter_values(connection, "candidate", one.candidate),
         "failure": failure
         and {"reason": failure.reason, "message": failure.message, "metadata": dict(failure.metadata)},
         "status_message": one.status_message,
         "version": one.version,
         "generation": one.generation,
+        "versions": one.versions,
         "create_time": one.create_time,
         "update_time": one.update_time,
     }
@@ -177,6 +211,7 @@ async def _adapter_values(
         f"{prefix}_repo": None if adapter is None else adapter.hub_repo,
         f"{prefix}_revision": None if adapter is None else adapter.revision,
         f"{prefix}_hub_token": None if adapter is None else adapter.hub_token,
+        f"{prefix}_number": None if adapter is None else adapter.number,
         f"{prefix}_version_id": None if version is None else await _version_id(connection, version),
     }
 
@@ -211,12 +246,13 @@ def _deployment(row: _Row) -> Deployment:
         deployment_id=row.deployment_id,
         base_model=row.base_model,
         state=State(row.state),
-        adapter=_adapter_of(row, "adapter"),
+        serving=_adapter_of(row, "serving"),
         candidate=None if row.candidate_repo is None else _adapter_of(row, "candidate"),
         failure=row.failure and Failure(**row.failure),
         status_message=row.status_message,
         version=row.version,
         generation=row.generation,
+        versions=row.versions,
         create_time=row.create_time,
         update_time=row.update_time,
     )
@@ -240,4 +276,5 @@ def _adapter_of(row: _Row, prefix: str) -> Adapter:
         revision=columns[f"{prefix}_revision"],
         hub_token=columns[f"{prefix}_hub_token"],
         version=version,
+        number=columns[f"{prefix}_number"],
     )

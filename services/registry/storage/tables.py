@@ -54,23 +54,26 @@ deployments = sa.Table(
     sa.Column("deployment_id", sa.String(63), nullable=False),
     sa.Column("base_model", sa.String(63), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("adapter_repo", sa.String(200), nullable=False),
-    sa.Column("adapter_revision", sa.String(255), nullable=False),
-    sa.Column("adapter_hub_token", sa.LargeBinary),
-    sa.Column("adapter_version_id", sa.ForeignKey(adapter_versions.c.id)),
+    sa.Column("serving_repo", sa.String(200), nullable=False),
+    sa.Column("serving_revision", sa.String(255), nullable=False),
+    sa.Column("serving_hub_token", sa.LargeBinary),
+    sa.Column("serving_version_id", sa.ForeignKey(adapter_versions.c.id)),
+    sa.Column("serving_number", sa.Integer, nullable=False),
     sa.Column("candidate_repo", sa.String(200)),
     sa.Column("candidate_revision", sa.String(255)),
     sa.Column("candidate_hub_token", sa.LargeBinary),
     sa.Column("candidate_version_id", sa.ForeignKey(adapter_versions.c.id)),
+    sa.Column("candidate_number", sa.Integer),
     sa.Column("failure", sa.JSON(none_as_null=True)),
     sa.Column("status_message", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("versions", sa.Integer, nullable=False),
     sa.Column("create_time", UtcDateTime, nullable=False),
     sa.Column("update_time", UtcDateTime, nullable=False),
-    sa.Column("request_id", sa.String(128)),
-    sa.Column("request_fingerprint", sa.String(64)),
-    sa.UniqueConstraint("account", "request_id"),
+    sa.Column("idempotency_key", sa.String(128)),
+    sa.Column("idempotency_fingerprint", sa.String(64)),
+    sa.UniqueConstraint("account", "idempotency_key"),
 )
 
 workers = sa.Table(
@@ -89,3 +92,4 @@ sa.Index(
     sqlite_where=deployments.c.state != "DELETED",
     postgresql_where=deployments.c.state != "DELETED",
 )
+sa.Index(None, deployments.c.account, deployments.c.create_time, deployments.c.uid)

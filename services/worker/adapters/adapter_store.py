@@ -38,11 +38,11 @@ class AdapterStore:
         self,
         folder: Path,
         hub: HubClient,
-        hub_token: Callable[[str], Awaitable[str]],
+        hub_token: Callable[[str, str], Awaitable[str]],
         *,
         quota_bytes: int,
     ) -> None:
-        """`hub_token` is asked for a deployment's token, by uid, when a download needs one.
+        """`hub_token` is asked for the token of a deployment, by uid, and of its version, by digest, when a download needs one.
 
         What an earlier process left half done is removed; what it left whole is used again.
         Raises FolderInUseError when another process has the folder.
@@ -156,7 +156,8 @@ class AdapterStore:
                     return
                 self._delete(digest)
             with self._room_for(version):
-                token = await self._hub_token(version.deployment_uid) if version.deployment_uid else ""
+                uid = version.deployment_uid
+                token = await self._hub_token(uid, version.digest) if uid else ""
                 _log.info("adapter_download_started", digest=digest, repo=version.hub_repo)
                 self._sizes[digest] = await in_daemon_thread(lambda: self._download(version, token, stop))
             self._checked.add(digest)

@@ -1,4 +1,4 @@
-"""The seam between a worker and what computes: the torch engine today, vLLM where one machine is too small.
+"""The seam between a worker and what computes: our own today, vLLM where one machine is too small.
 
 Everything here is plain Python. An engine owns its device and a thread or process of its own; its methods
 are called from the worker's event loop and never block it.
@@ -130,6 +130,21 @@ class EngineStats(StepStats):
     """Of the loads, those that did not touch the disk."""
 
 
+@dataclass(frozen=True)
+class EngineCapabilities:
+    """What an engine applies exactly; what is not named here it never gets."""
+
+    engine: str
+    mode: str
+    """How it multiplies, in words that only compare: two answers to one seeded request are equal where engine and
+    mode are."""
+    adapter_variants: tuple[str, ...]
+    """By the names of PEFT's settings, sorted."""
+    max_lora_rank: int
+    dtype: str
+    """Of weights and activations: bfloat16, float32."""
+
+
 class EngineStoppedError(Exception):
     """The engine has stopped or failed; the sequence did not end by itself."""
 
@@ -140,6 +155,11 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int:
         """The longest prompt and output together, in tokens."""
+        ...
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        """What it applies, and how it computes."""
         ...
 
     def adapter(self, files: AdapterFiles) -> AbstractAsyncContextManager[None]:

@@ -59,7 +59,10 @@ def hurry() -> threading.Event:
 
 def make(tmp_path: Path, events: Events, mode: str = "works") -> ServiceProcess:
     (tmp_path / "small_service.py").write_text(SERVICE)
-    places = Places(log=tmp_path / "service.log", address_file=tmp_path / "service.address")
+    places = Places(
+        log=tmp_path / "service.log", address_file=tmp_path / "service.address", folder=tmp_path / "run"
+    )
+    places.folder.mkdir(exist_ok=True)
     environment = {
         **os.environ,
         "PYTHONPATH": str(tmp_path),

@@ -122,7 +122,7 @@ async def test_base_and_adapters_answer_at_once_and_the_bill_is_exact(line: Line
         assert {item.model: item.total_pico_usd for item in bill.lines} == dict(
             zip(names, [base_cost, *lora_costs], strict=True)
         )
-        assert (await client.get_account()).available_pico_usd == CREDIT - bill.total_pico_usd
+        assert (await client.get_account()).balance.available_pico_usd == CREDIT - bill.total_pico_usd
 
 
 def test_the_commands_reach_the_same_services(line: Line) -> None:
@@ -242,7 +242,7 @@ def test_up_shows_a_key_that_works_and_stops_cleanly(
         assert current is not None
         assert any(current.api_key in text for text in shown)
         with loramux.SyncClient() as client:
-            assert client.get_account().id == "acme"
+            assert client.get_account().name == "acme"
             assert [one.name for one in client.list_base_models()] == ["smollm2-135m-instruct"]
         second = run_cli("up", LORAMUX_HOME=str(home))
         assert second.returncode == 1

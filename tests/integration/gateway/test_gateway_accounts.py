@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from loramux.account.v1 import account_pb2 as pb
+from loramux.account.v1 import key_pb2, usage_pb2
 from tests.support.gateway import OPERATOR, Member, Rig, answer, refusal, rig
 from tests.support.gateway_registry import ScriptedRegistry, base_route
 
@@ -19,8 +20,9 @@ async def test_an_account_begins_with_its_credit_and_limits(tmp_path: Path) -> N
             account_id="acme", limits=pb.Limits(max_in_flight=7), credit_pico_usd=5
         )
         made = (await r.accounts.CreateAccount(request, metadata=OPERATOR)).account
-        assert (made.id, made.available_pico_usd, made.reserved_pico_usd) == ("acme", 5, 0)
-        assert made.limits == pb.Limits(max_in_flight=7, requests_per_minute=0, tokens_per_minute=0)
+        assert (made.name, made.balance.available_pico_usd, made.balance.reserved_pico_usd) == ("acme", 5, 0)
+        assert made.limits == pb.Limits(max_in_flight=7)
+        assert made.effective_limits == pb.Limits(max_in_flight=7, requests_per_minute=0, tokens_per_minute=0)
         error = await refusal(r.accounts.CreateAccount(request, metadata=OPERATOR))
         assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ACCOUNT_EXISTS")
         assert await r.account() == made
@@ -31,7 +33,7 @@ async def test_an_account_begins_with_its_credit_and_limits(tmp_path: Path) -> N
     [
         (pb.CreateAccountRequest(account_id="A"), "account_id"),
         (pb.CreateAccountRequest(account_id=""), "account_id"),
-        (pb.CreateAccountRequest(account_id="org"), "account_id"),
+        (pb.CreateAccountRequest(account_id="acme", idempotency_key="\n"), "idempotency_key"),
         (pb.CreateAccountRequest(account_id="acme", credit_pico_usd=-1), "credit_pico_usd"),
         (
             pb.CreateAccountRequest(account_id="acme", limits=pb.Limits(max_in_flight=0)),
@@ -52,15 +54,17 @@ async def test_an_account_that_makes_no_sense_is_refused(
         assert [one.field for one in error.field_violations] == [field]
 
 
-async def test_a_grant_counts_once_for_each_request_id(tmp_path: Path) -> None:
+async def test_a_grant_counts_once_for_each_idempotency_key(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         await r.member(credit=0)
-        grant = pb.GrantCreditRequest(account_id="acme", amount_pico_usd=70, request_id="g1")
+        grant = pb.GrantCreditRequest(account="acme", amount_pico_usd=70, idempotency_key="g1")
         for _ in range(3):
             granted = await r.accounts.GrantCredit(grant, metadata=OPERATOR)
-            assert granted.account.available_pico_usd == 70
-        grant.request_id = "g2"
-        assert (await r.accounts.GrantCredit(grant, metadata=OPERATOR)).account.available_pico_usd == 140
+            assert granted.account.balance.available_pico_usd == 70
+        grant.idempotency_key = "g2"
+        assert (
+            await r.accounts.GrantCredit(grant, metadata=OPERATOR)
+        ).account.balance.available_pico_usd == 140
 
 
 @pytest.mark.parametrize(
@@ -69,8 +73,8 @@ async def test_a_grant_counts_once_for_each_request_id(tmp_path: Path) -> None:
         ({"amount_pico_usd": 0}, grpc.StatusCode.INVALID_ARGUMENT, "amount_pico_usd"),
         ({"amount_pico_usd": -5}, grpc.StatusCode.INVALID_ARGUMENT, "amount_pico_usd"),
         ({"amount_pico_usd": 2**63 - 1}, grpc.StatusCode.INVALID_ARGUMENT, "amount_pico_usd"),
-        ({"request_id": ""}, grpc.StatusCode.INVALID_ARGUMENT, "request_id"),
-        ({"account_id": "nobody"}, grpc.StatusCode.NOT_FOUND, "nobody"),
+        ({"idempotency_key": ""}, grpc.StatusCode.INVALID_ARGUMENT, "idempotency_key"),
+        ({"account": "nobody"}, grpc.StatusCode.NOT_FOUND, "nobody"),
     ],
 )
 async def test_a_grant_that_makes_no_sense_is_refused(
@@ -78,7 +82,7 @@ async def test_a_grant_that_makes_no_sense_is_refused(
 ) -> None:
     async with rig(tmp_path) as r:
         await r.member(credit=1)
-        fields = {"account_id": "acme", "amount_pico_usd": 1, "request_id": "x", **changes}
+        fields = {"account": "acme", "amount_pico_usd": 1, "idempotency_key": "x", **changes}
         request = pb.GrantCreditRequest(**fields)  # type: ignore[arg-type]  # parametrised
         error = await refusal(r.accounts.GrantCredit(request, metadata=OPERATOR))
         assert error.code is code
@@ -91,7 +95,7 @@ async def test_what_is_the_operators_is_denied_to_members(tmp_path: Path) -> Non
         for call in (
             r.accounts.CreateAccount(pb.CreateAccountRequest(account_id="other"), metadata=member.metadata),
             r.accounts.GrantCredit(
-                pb.GrantCreditRequest(account_id="acme", amount_pico_usd=1, request_id="x"),
+                pb.GrantCreditRequest(account="acme", amount_pico_usd=1, idempotency_key="x"),
                 metadata=member.metadata,
             ),
         ):
@@ -102,19 +106,19 @@ async def test_what_is_the_operators_is_denied_to_members(tmp_path: Path) -> Non
 Method = Callable[[Rig, str, Member], Awaitable[object]]
 METHODS: dict[str, Method] = {
     "GetAccount": lambda r, account, member: r.accounts.GetAccount(
-        pb.GetAccountRequest(account_id=account), metadata=member.metadata
+        pb.GetAccountRequest(account=account), metadata=member.metadata
     ),
     "CreateKey": lambda r, account, member: r.accounts.CreateKey(
-        pb.CreateKeyRequest(account_id=account), metadata=member.metadata
+        pb.CreateKeyRequest(account=account), metadata=member.metadata
     ),
     "ListKeys": lambda r, account, member: r.accounts.ListKeys(
-        pb.ListKeysRequest(account_id=account), metadata=member.metadata
+        pb.ListKeysRequest(account=account), metadata=member.metadata
     ),
     "ListUsage": lambda r, account, member: r.accounts.ListUsage(
-        pb.ListUsageRequest(account_id=account), metadata=member.metadata
+        pb.ListUsageRequest(account=account), metadata=member.metadata
     ),
     "GetBill": lambda r, account, member: r.accounts.GetBill(
-        pb.GetBillRequest(account_id=account), metadata=member.metadata
+        pb.GetBillRequest(account=account), metadata=member.metadata
     ),
 }
 
@@ -153,7 +157,7 @@ async def test_keys_are_listed_by_page_without_their_secrets(tmp_path: Path) -> 
             )
             secrets.append(made.secret)
         request = pb.ListKeysRequest(page_size=2)
-        keys: list[pb.Key] = []
+        keys: list[key_pb2.Key] = []
         while True:
             page = await r.accounts.ListKeys(request, metadata=member.metadata)
             assert len(page.keys) <= 2
@@ -185,7 +189,7 @@ async def test_a_member_revokes_its_own_keys_and_no_others(tmp_path: Path) -> No
     async with rig(tmp_path) as r:
         member, rival = await r.member("acme"), await r.member("rival")
         made = await r.accounts.CreateKey(pb.CreateKeyRequest(), metadata=member.metadata)
-        request = pb.RevokeKeyRequest(key_id=made.key.id)
+        request = pb.RevokeKeyRequest(name=made.key.name)
         foreign = await refusal(r.accounts.RevokeKey(request, metadata=rival.metadata))
         assert (foreign.code, foreign.reason) == (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
         revoked = await r.accounts.RevokeKey(request, metadata=member.metadata)
@@ -200,7 +204,7 @@ async def test_usage_is_listed_newest_first_and_by_model(tmp_path: Path) -> None
     async with rig(tmp_path) as r:
         member = await r.member()
         for place in range(3):
-            await answer(r.call(member, request_id=f"r{place}"))
+            await answer(r.call(member, client_request_id=f"r{place}"))
         request = pb.ListUsageRequest(page_size=2)
         first = await r.accounts.ListUsage(request, metadata=member.metadata)
         request.page_token = first.next_page_token
@@ -208,7 +212,9 @@ async def test_usage_is_listed_newest_first_and_by_model(tmp_path: Path) -> None
         records = [*first.records, *second.records]
         assert [record.client_request_id for record in records] == ["r2", "r1", "r0"]
         assert second.next_page_token == ""
-        other = await r.accounts.ListUsage(pb.ListUsageRequest(model="other"), metadata=member.metadata)
+        other = await r.accounts.ListUsage(
+            pb.ListUsageRequest(filter=usage_pb2.UsageFilter(model="other")), metadata=member.metadata
+        )
         assert list(other.records) == []
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from loramux.account.v1 import account_pb2
+from loramux.account.v1 import account_pb2, usage_pb2
 from loramux.deployment.v1 import deployment_pb2
-from loramux.fleet.v1 import fleet_pb2
-from loramux.inference.v1 import inference_pb2, sampling_pb2
+from loramux.fleet.v1 import routing_pb2
+from loramux.inference.v1 import chat_pb2, inference_pb2, sampling_pb2
 from loramux.worker.v1 import worker_pb2
 from tests.support.gateway import OPERATOR, answer, bearer, eventually, refusal, rig, started
 from tests.support.gateway_registry import ScriptedRegistry, deployment_route
@@ -22,7 +22,7 @@ DIGEST = "d" * 64
 async def test_an_answer_streams_and_ends_with_usage_cost_and_the_servers_id(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         member = await r.member()
-        got = await answer(r.call(member, text="hello", max_tokens=4, request_id="mine"))
+        got = await answer(r.call(member, text="hello", max_tokens=4, client_request_id="mine"))
         completion = got.completion
         assert (got.text, got.tokens, completion.model) == ("xxxx", 4, "tiny")
         assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 4)
@@ -30,22 +30,23 @@ async def test_an_answer_streams_and_ends_with_usage_cost_and_the_servers_id(tmp
         assert completion.choices[0].finish_reason == inference_pb2.FINISH_REASON_LENGTH
         (record,) = await r.usage()
         assert (record.request_id, record.client_request_id) == (completion.request_id, "mine")
-        assert record.outcome == account_pb2.OUTCOME_COMPLETED
+        assert record.outcome == usage_pb2.UsageRecord.OUTCOME_COMPLETED
         assert record.total_pico_usd == completion.cost.total_pico_usd
-        assert (await r.account()).available_pico_usd == 1_000_000 - 340
+        assert (await r.account()).balance.available_pico_usd == 1_000_000 - 340
 
 
 async def test_choices_share_the_prompt_and_pay_for_their_own_tokens(tmp_path: Path) -> None:
     reserved = []
 
     async def script(request: worker_pb2.GenerateRequest) -> AsyncIterator[Event]:
-        reserved.append((await r.account()).reserved_pico_usd)
+        reserved.append((await r.account()).balance.reserved_pico_usd)
         for index in range(request.sampling.n):
-            yield inference_pb2.Chunk(index=index, text="x" * 4, token_ids=[120] * 4)
+            yield worker_pb2.Chunk(index=index, text="x" * 4, token_ids=[120] * 4)
         whole = summary(request, 4 * request.sampling.n)
         yield worker_pb2.Summary(
-            choices=[inference_pb2.Choice(index=index) for index in range(request.sampling.n)],
-            usage=whole.usage,
+            choices=[worker_pb2.Choice(index=index) for index in range(request.sampling.n)],
+            prompt_tokens=whole.prompt_tokens,
+            completion_tokens=whole.completion_tokens,
         )
 
     async with rig(tmp_path, workers=[ScriptedWorker(script)]) as r:
@@ -54,7 +55,7 @@ async def test_choices_share_the_prompt_and_pay_for_their_own_tokens(tmp_path: P
         assert got.completion.usage.completion_tokens == 12
         assert reserved == [5 * 20 + 12 * 60]
         assert got.completion.cost.total_pico_usd == 5 * 20 + 12 * 60
-        assert (await r.account()).reserved_pico_usd == 0
+        assert (await r.account()).balance.reserved_pico_usd == 0
 
 
 async def test_the_worker_gets_ids_sampling_account_and_request_id(tmp_path: Path) -> None:
@@ -67,11 +68,19 @@ async def test_the_worker_gets_ids_sampling_account_and_request_id(tmp_path: Pat
         got = await answer(r.inference.Generate(request, metadata=member.metadata))
         (seen,) = r.worker.requests
         assert list(seen.prompt_token_ids) == [3, 257, 4]
-        assert (seen.account_id, seen.request_id) == ("acme", got.completion.request_id)
+        assert (seen.account, seen.request_id) == ("acme", got.completion.request_id)
         assert not seen.HasField("adapter")
-        assert seen.sampling.HasField("seed")
+        assert seen.sampling.seed > 0
         seen.sampling.ClearField("seed")
-        assert seen.sampling == sampling
+        assert seen.sampling == worker_pb2.Sampling(
+            max_tokens=2,
+            temperature=0.5,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            n=1,
+            stop=["END"],
+            logprobs=0,
+        )
         assert r.worker.metadata[0]["x-loramux-request-id"] == got.completion.request_id
 
 
@@ -84,9 +93,9 @@ async def test_a_deployment_runs_its_adapter_at_three_halves_of_the_price(tmp_pa
         assert r.worker.requests[1].adapter == registry.deployments[0].adapter
         assert 2 * lora.cost.total_pico_usd == 3 * base.cost.total_pico_usd
         bill = await r.accounts.GetBill(account_pb2.GetBillRequest(), metadata=member.metadata)
-        assert [(line.model, line.lora, line.requests, line.total_pico_usd) for line in bill.lines] == [
-            ("acme/pirate", True, 1, 510),
-            ("tiny", False, 1, 340),
+        assert [(line.model, line.kind, line.requests, line.total_pico_usd) for line in bill.lines] == [
+            ("acme/pirate", usage_pb2.BillLine.KIND_LORA, 1, 510),
+            ("tiny", usage_pb2.BillLine.KIND_BASE, 1, 340),
         ]
         assert bill.total_pico_usd == 850
 
@@ -94,7 +103,9 @@ async def test_a_deployment_runs_its_adapter_at_three_halves_of_the_price(tmp_pa
 async def test_a_chat_is_rendered_with_the_bases_template(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         member = await r.member()
-        chat = inference_pb2.ChatPrompt(messages=[inference_pb2.ChatMessage(role="user", content="hi")])
+        chat = chat_pb2.ChatPrompt(
+            messages=[chat_pb2.ChatMessage(role="user", content=[chat_pb2.ContentPart(text="hi")])]
+        )
         request = inference_pb2.GenerateRequest(
             model="tiny", chat=chat, sampling=sampling_pb2.SamplingParams(max_tokens=1)
         )
@@ -105,13 +116,17 @@ async def test_a_chat_is_rendered_with_the_bases_template(tmp_path: Path) -> Non
 
 async def test_chunks_arrive_as_the_worker_sent_them_and_when_it_sent_them(tmp_path: Path) -> None:
     go_on = asyncio.Event()
-    full = inference_pb2.Chunk(
+    full = worker_pb2.Chunk(
         index=0,
         text="é",
         token_ids=[7, 8],
         logprobs=[
-            inference_pb2.TokenLogprob(
-                token_id=7, logprob=-0.5, top=[inference_pb2.TopLogprob(token_id=9, logprob=-1)]
+            worker_pb2.TokenLogprob(
+                token_id=7,
+                logprob=-0.5,
+                text="\ufffd",
+                bytes=b"\xc3",
+                top=[worker_pb2.TopLogprob(token_id=9, logprob=-1, text="a", bytes=b"a")],
             )
         ],
     )
@@ -125,7 +140,9 @@ async def test_chunks_arrive_as_the_worker_sent_them_and_when_it_sent_them(tmp_p
     async with rig(tmp_path, workers=[ScriptedWorker(script)]) as r:
         call = r.call(await r.member())
         # The worker waits for us: nothing holds the first chunk back.
-        assert await started(call) == full
+        first = await started(call)
+        # The public message has the same fields under the same numbers.
+        assert first == inference_pb2.Chunk.FromString(full.SerializeToString())
         go_on.set()
         got = await answer(call)
         assert got.completion.usage.cached_tokens == 2
@@ -158,7 +175,7 @@ async def test_an_answer_of_no_tokens_costs_nothing(tmp_path: Path) -> None:
         got = await answer(r.call(await r.member()))
         assert got.completion.cost.total_pico_usd == 0
         (record,) = await r.usage()
-        assert (record.total_pico_usd, record.outcome) == (0, account_pb2.OUTCOME_COMPLETED)
+        assert (record.total_pico_usd, record.outcome) == (0, usage_pb2.UsageRecord.OUTCOME_COMPLETED)
 
 
 async def test_a_worker_that_counts_more_than_was_asked_for_charges_no_more_than_was_reserved(
@@ -171,7 +188,7 @@ async def test_a_worker_that_counts_more_than_was_asked_for_charges_no_more_than
     async with rig(tmp_path, workers=[ScriptedWorker(script)]) as r:
         got = await answer(r.call(await r.member(), max_tokens=4))
         assert got.completion.usage.completion_tokens == 4
-        assert (await r.account()).available_pico_usd == 1_000_000 - 340
+        assert (await r.account()).balance.available_pico_usd == 1_000_000 - 340
 
 
 @pytest.mark.parametrize(
@@ -180,9 +197,9 @@ async def test_a_worker_that_counts_more_than_was_asked_for_charges_no_more_than
         (inference_pb2.GenerateRequest(model="", text="x"), "model"),
         (inference_pb2.GenerateRequest(model="tiny"), "prompt"),
         (inference_pb2.GenerateRequest(model="tiny", text=""), "text"),
-        (inference_pb2.GenerateRequest(model="tiny", chat=inference_pb2.ChatPrompt()), "chat.messages"),
+        (inference_pb2.GenerateRequest(model="tiny", chat=chat_pb2.ChatPrompt()), "chat.messages"),
         (inference_pb2.GenerateRequest(model="tiny", text="x" * 128), "text"),
-        (inference_pb2.GenerateRequest(model="tiny", text="x", request_id="\n"), "request_id"),
+        (inference_pb2.GenerateRequest(model="tiny", text="x", client_request_id="\n"), "client_request_id"),
         (
             inference_pb2.GenerateRequest(model="tiny", tokens=inference_pb2.TokenPrompt(ids=[258])),
             "tokens.ids[0]",
@@ -228,7 +245,7 @@ async def test_keys_that_do_not_count_are_refused_on_every_service(tmp_path: Pat
         request = inference_pb2.GenerateRequest(model="tiny", text="x")
         await answer(r.call(member))
         await r.accounts.RevokeKey(
-            account_pb2.RevokeKeyRequest(key_id=keys.keys[0].id), metadata=member.metadata
+            account_pb2.RevokeKeyRequest(name=keys.keys[0].name), metadata=member.metadata
         )
         for metadata, reason in (
             (None, "NO_KEY"),
@@ -257,7 +274,7 @@ async def test_a_foreign_deployment_is_refused_as_one_that_never_was(tmp_path: P
     async with rig(tmp_path, registry=registry) as r:
         member = await r.member()
         foreign = await refusal(r.call(member, "rival/secret"))
-        registry.send(fleet_pb2.WatchRoutesResponse(removed_deployments=["uid-of-rival/secret"]))
+        registry.send(routing_pb2.WatchRoutesResponse(removed_deployments=["uid-of-rival/secret"]))
         rival = await r.member("rival")
 
         async def is_gone() -> bool:
@@ -274,6 +291,5 @@ async def test_without_a_worker_a_request_is_unavailable_and_free(tmp_path: Path
         error = await refusal(r.call(await r.member()))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NO_WORKER")
         assert error.retry_after is not None
-        (record,) = await r.usage()
-        assert (record.outcome, record.total_pico_usd) == (account_pb2.OUTCOME_FAILED, 0)
-        assert (await r.account()).reserved_pico_usd == 0
+        assert await r.usage() == []
+        assert (await r.account()).balance.reserved_pico_usd == 0

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from loramux import errors as sdk
-from loramux.account.v1 import account_pb2
-from loramux.fleet.v1 import fleet_pb2
+from loramux.account.v1 import account_pb2, usage_pb2
+from loramux.fleet.v1 import routing_pb2
 from services.gateway.limits.limiter import LEASE_SECONDS, RENEW_SECONDS
 from tests.support.gateway import Call, answer, eventually, refusal, rig, started
 from tests.support.gateway_clock import ManualClock
@@ -42,7 +42,7 @@ async def test_request_n_plus_1_is_refused_with_when_to_retry_and_what_is_full(t
         error = await refusal(r.call(member))
         assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "POOL_FULL")
         assert error.retry_after is not None
-        assert await details(r.call(member)) == {"ErrorInfo", "QuotaFailure", "RetryInfo"}
+        assert await details(r.call(member)) == {"ErrorInfo", "RequestInfo", "QuotaFailure", "RetryInfo"}
         assert len(r.worker.requests) == 3
         held[0].cancel()
         await eventually(lambda: starts(r.call(member)))
@@ -74,7 +74,7 @@ async def test_the_operators_default_pool_holds_where_an_account_has_none(tmp_pa
         member = await r.member()
         await started(r.call(member))
         assert (await refusal(r.call(member))).reason == "POOL_FULL"
-        assert (await r.account()).limits.max_in_flight == 1
+        assert (await r.account()).effective_limits.max_in_flight == 1
 
 
 async def test_the_request_rate_is_refused_with_its_own_reason(tmp_path: Path) -> None:
@@ -94,7 +94,11 @@ async def test_a_request_above_the_token_rate_is_an_error_that_no_retry_helps(tm
         error = await refusal(r.call(member, text="12345", max_tokens=26))
         assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ABOVE_LIMIT")
         assert error.retry_after is None
-        assert await details(r.call(member, text="12345", max_tokens=26)) == {"ErrorInfo", "QuotaFailure"}
+        assert await details(r.call(member, text="12345", max_tokens=26)) == {
+            "ErrorInfo",
+            "RequestInfo",
+            "QuotaFailure",
+        }
         await answer(r.call(member, text="12345", max_tokens=25))
         assert (await refusal(r.call(member))).reason == "TOKEN_RATE"
 
@@ -131,15 +135,15 @@ async def test_requests_in_flight_count_against_the_balance(tmp_path: Path) -> N
             await started(call)
         assert (await refusal(r.call(member))).reason == "NO_CREDIT"
         account = await r.account()
-        assert (account.available_pico_usd, account.reserved_pico_usd) == (0, 680)
+        assert (account.balance.available_pico_usd, account.balance.reserved_pico_usd) == (0, 680)
         calls[0].cancel()
 
         async def is_settled() -> bool:
-            return (await r.account()).reserved_pico_usd == 340
+            return (await r.account()).balance.reserved_pico_usd == 340
 
         await eventually(is_settled)
         account = await r.account()
-        assert (account.available_pico_usd, account.reserved_pico_usd) == (340 - 160, 340)
+        assert (account.balance.available_pico_usd, account.balance.reserved_pico_usd) == (340 - 160, 340)
 
 
 async def test_a_price_change_holds_for_requests_admitted_after_it(tmp_path: Path) -> None:
@@ -148,20 +152,20 @@ async def test_a_price_change_holds_for_requests_admitted_after_it(tmp_path: Pat
         before = r.call(member)
         await started(before)
         raised = base_route(prompt_price=200, completion_price=600)
-        r.registry.send(fleet_pb2.WatchRoutesResponse(base_models=[raised]))
+        r.registry.send(routing_pb2.WatchRoutesResponse(base_models=[raised]))
 
         async def costs_more() -> bool:
             call = r.call(member)
             await started(call)
             call.cancel()
             await call.code()
-            return any(record.prompt_pico_usd_per_token == 200 for record in await r.usage())
+            return any(record.price.prompt_pico_usd == 200 for record in await r.usage())
 
         await eventually(costs_more)
         before.cancel()
         await r.idle()
         first = min(await r.usage(), key=lambda record: record.start_time.ToNanoseconds())
-        assert (first.prompt_pico_usd_per_token, first.total_pico_usd) == (20, 5 * 20 + 60)
+        assert (first.price.prompt_pico_usd, first.total_pico_usd) == (20, 5 * 20 + 60)
 
 
 async def test_a_long_stream_keeps_its_place_as_long_as_it_lasts(tmp_path: Path) -> None:
@@ -188,12 +192,15 @@ async def test_a_reservation_that_is_kept_is_not_taken_for_abandoned(tmp_path: P
         clock.advance(LEASE_SECONDS + 1)
         await r.gateway.admissions.renew_all()
         await r.gateway.admissions.close_abandoned()
-        assert (await r.account()).reserved_pico_usd == 340
+        assert (await r.account()).balance.reserved_pico_usd == 340
         # A gateway that stalls so long that another closed its request ends the stream, and charges no second time.
         clock.advance(LEASE_SECONDS + 1)
         await r.gateway.admissions.close_abandoned()
-        assert (await r.account()).reserved_pico_usd == 0
+        assert (await r.account()).balance.reserved_pico_usd == 0
         kept.cancel()
         await r.idle()
         (record,) = await r.usage()
-        assert (record.outcome, record.total_pico_usd) == (account_pb2.OUTCOME_CANCELLED, 5 * 20 + 2 * 60)
+        assert (record.outcome, record.total_pico_usd) == (
+            usage_pb2.UsageRecord.OUTCOME_CANCELLED,
+            5 * 20 + 2 * 60,
+        )

@@ -16,14 +16,13 @@ import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from loramux.account.v1 import account_pb2, account_pb2_grpc
+from loramux.account.v1 import account_pb2, account_pb2_grpc, usage_pb2
 from loramux.inference.v1 import inference_pb2, inference_pb2_grpc, sampling_pb2
 from services.gateway.accounts.keys import hash_of
 from services.gateway.storage import tables
 from tests.support.gateway import (
     OPERATOR,
     OPERATOR_KEY,
-    SECRET,
     Call,
     answer,
     bearer,
@@ -33,6 +32,7 @@ from tests.support.gateway import (
 )
 from tests.support.gateway_registry import ScriptedRegistry, serving_registry, worker_route
 from tests.support.gateway_worker import Script, ScriptedWorker, obliging, serving_worker, stuck_after
+from tests.support.secrets import DISPATCH_SECRET, GATEWAY_SECRET
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +70,8 @@ async def gateway_process(folder: Path, registry: str) -> AsyncIterator[Process]
         "LORAMUX_GATEWAY_REGISTRY_ADDRESS": registry,
         "LORAMUX_GATEWAY_DATABASE_URL": f"sqlite+aiosqlite:///{folder}/gateway.db",
         "LORAMUX_GATEWAY_OPERATOR_KEY_SHA256": hash_of(OPERATOR_KEY),
-        "LORAMUX_GATEWAY_INTERNAL_SECRET": SECRET,
+        "LORAMUX_GATEWAY_GATEWAY_SECRET": GATEWAY_SECRET,
+        "LORAMUX_GATEWAY_DISPATCH_SECRET": DISPATCH_SECRET,
         "LORAMUX_GATEWAY_ADDRESS_FILE": str(address_file),
         "LORAMUX_GATEWAY_DRAIN_SECONDS": "20",
     }
@@ -108,16 +109,16 @@ def read_text(file: Path) -> str:
 async def fleet(script: Script) -> AsyncIterator[tuple[ScriptedWorker, str]]:
     async with AsyncExitStack() as stack:
         worker = ScriptedWorker(script)
-        await stack.enter_async_context(serving_worker(worker, SECRET))
+        await stack.enter_async_context(serving_worker(worker, DISPATCH_SECRET))
         registry = ScriptedRegistry(workers=[worker_route("w", worker.address)])
         registry.speaks.set()
-        yield worker, await stack.enter_async_context(serving_registry(registry, SECRET))
+        yield worker, await stack.enter_async_context(serving_registry(registry, GATEWAY_SECRET))
 
 
 async def open_account(gateway: Process) -> tuple[tuple[str, str], ...]:
     create = account_pb2.CreateAccountRequest(account_id="acme", credit_pico_usd=10**6)
     await gateway.accounts.CreateAccount(create, metadata=OPERATOR)
-    request = account_pb2.CreateKeyRequest(account_id="acme")
+    request = account_pb2.CreateKeyRequest(account="acme")
     return bearer((await gateway.accounts.CreateKey(request, metadata=OPERATOR)).secret)
 
 
@@ -173,14 +174,14 @@ async def test_a_killed_gateways_requests_are_settled_at_their_last_checkpoint_b
 
             async def everything_is_closed() -> bool:
                 got = await gateway.accounts.GetAccount(account_pb2.GetAccountRequest(), metadata=metadata)
-                return got.account.reserved_pico_usd == 0
+                return got.account.balance.reserved_pico_usd == 0
 
             await eventually(everything_is_closed)
             listed = await gateway.accounts.ListUsage(account_pb2.ListUsageRequest(), metadata=metadata)
             ends = {record.completion_tokens: record for record in listed.records}
-            assert ends[3].outcome == account_pb2.OUTCOME_CANCELLED
+            assert ends[3].outcome == usage_pb2.UsageRecord.OUTCOME_CANCELLED
             assert ends[3].total_pico_usd == 5 * 20 + 3 * 60
-            assert ends[0].outcome == account_pb2.OUTCOME_FAILED
+            assert ends[0].outcome == usage_pb2.UsageRecord.OUTCOME_FAILED
             assert ends[0].total_pico_usd == 0
             # The worker was told, too: it runs nothing for the dead.
             await worker.until_running(0)
@@ -218,7 +219,7 @@ async def test_a_key_revoked_at_one_gateway_is_soon_refused_by_another(tmp_path:
         for gateway in (one, other):
             await answer(gateway.generate(metadata, max_tokens=1))
         keys = await one.accounts.ListKeys(account_pb2.ListKeysRequest(), metadata=metadata)
-        await one.accounts.RevokeKey(account_pb2.RevokeKeyRequest(key_id=keys.keys[0].id), metadata=OPERATOR)
+        await one.accounts.RevokeKey(account_pb2.RevokeKeyRequest(name=keys.keys[0].name), metadata=OPERATOR)
         assert await is_refused(one, metadata)
         await eventually(lambda: is_refused(other, metadata))
 
@@ -241,7 +242,13 @@ async def test_settings_that_make_no_sense_end_the_start_with_their_names(tmp_pa
     )
     _, printed = await process.communicate()
     assert process.returncode == 2
-    for named in ("OPERATOR_KEY_SHA256", "DATABASE_URL", "REGISTRY_ADDRESS", "INTERNAL_SECRET"):
+    for named in (
+        "OPERATOR_KEY_SHA256",
+        "DATABASE_URL",
+        "REGISTRY_ADDRESS",
+        "GATEWAY_SECRET",
+        "DISPATCH_SECRET",
+    ):
         assert f"LORAMUX_GATEWAY_{named}" in printed.decode()
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from loramux.account.v1 import account_pb2
 from loramux.deployment.v1 import deployment_pb2 as pb
-from loramux.fleet.v1 import fleet_pb2
+from loramux.fleet.v1 import routing_pb2
 from services.common import errors
+from services.gateway.routes import Worker
+from services.gateway.upstream import routing_client
 from tests.support.gateway import (
     OPERATOR,
     OPERATOR_KEY,
-    SECRET,
     Call,
     answer,
     eventually,
@@ -23,6 +23,7 @@ from tests.support.gateway import (
 )
 from tests.support.gateway_registry import ScriptedRegistry, deployment_route, serving_registry
 from tests.support.gateway_worker import ScriptedWorker, stuck_after
+from tests.support.secrets import DISPATCH_SECRET, GATEWAY_SECRET
 
 
 async def test_every_call_is_forwarded_for_the_callers_account(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ async def test_a_watch_is_forwarded_message_by_message_until_the_client_leaves(t
         watch = r.deployments.WatchDeployment(
             pb.WatchDeploymentRequest(name="acme/pirate"), metadata=member.metadata
         )
-        for state in (pb.STATE_INITIALIZING, pb.STATE_RUNNING):
+        for state in (pb.Deployment.STATE_INITIALIZING, pb.Deployment.STATE_RUNNING):
             message = pb.WatchDeploymentResponse(deployment=pb.Deployment(state=state))
             r.registry.watch_messages.put_nowait(message)
             assert await watch.read() == message
@@ -151,7 +152,7 @@ async def test_a_gateway_finds_a_registry_that_is_back(tmp_path: Path) -> None:
         member = await r.member()
         await registry.stop()
         registry.deployments.append(deployment_route("acme/french"))
-        async with serving_registry(registry, SECRET, int(registry.address.rpartition(":")[2])):
+        async with serving_registry(registry, GATEWAY_SECRET, int(registry.address.rpartition(":")[2])):
             await eventually(lambda: succeeds(r.call(member, "acme/french")))
 
 
@@ -168,39 +169,40 @@ async def test_a_gateway_that_has_never_heard_from_its_registry_says_so(
 ) -> None:
     monkeypatch.setattr("services.gateway.__main__._FIRST_ROUTES_SECONDS", 0.01)
     async with rig(tmp_path, silent=True) as r:
-        create = account_pb2.CreateAccountRequest(account_id="acme", credit_pico_usd=10**6)
-        error = await refusal(r.accounts.CreateAccount(create, metadata=OPERATOR))
+        member = await r.member()
+        error = await refusal(r.call(member))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NO_ROUTES")
         r.registry.speaks.set()
 
-        async def opens_accounts() -> bool:
+        async def answers() -> bool:
             try:
-                await r.accounts.CreateAccount(create, metadata=OPERATOR)
-            except grpc.aio.AioRpcError as error:
-                return error.code() is grpc.StatusCode.ALREADY_EXISTS
+                await answer(r.call(member))
+            except grpc.aio.AioRpcError:
+                return False
             return True
 
-        await eventually(opens_accounts)
+        await eventually(answers)
 
 
 @pytest.mark.parametrize(
     ("route", "code", "reason"),
     [
         (
-            deployment_route("acme/x", state=pb.STATE_INITIALIZING, digest=""),
+            deployment_route("acme/x", state=pb.Deployment.STATE_INITIALIZING, digest=""),
             grpc.StatusCode.UNAVAILABLE,
             "DEPLOYMENT_LOADING",
         ),
         (
-            deployment_route("acme/x", state=pb.STATE_DEPLOYING),
+            deployment_route("acme/x", state=pb.Deployment.STATE_DEPLOYING),
             grpc.StatusCode.UNAVAILABLE,
             "DEPLOYMENT_LOADING",
         ),
         (
             deployment_route(
                 "acme/x",
-                state=pb.STATE_FAILED,
-                failure=pb.Failure(reason="HUB_REPO_NOT_FOUND", message="no such repo", metadata={"a": "b"}),
+                state=pb.Deployment.STATE_FAILED,
+                failure_reason="HUB_REPO_NOT_FOUND",
+                failure_message="no such repo",
             ),
             grpc.StatusCode.FAILED_PRECONDITION,
             "HUB_REPO_NOT_FOUND",
@@ -208,7 +210,7 @@ async def test_a_gateway_that_has_never_heard_from_its_registry_says_so(
     ],
 )
 async def test_a_deployment_that_does_not_serve_says_why(
-    tmp_path: Path, route: fleet_pb2.DeploymentRoute, code: grpc.StatusCode, reason: str
+    tmp_path: Path, route: routing_pb2.DeploymentRoute, code: grpc.StatusCode, reason: str
 ) -> None:
     async with rig(tmp_path, registry=ScriptedRegistry(deployments=[route])) as r:
         error = await refusal(r.call(await r.member(), "acme/x"))
@@ -222,7 +224,7 @@ async def test_an_update_moves_new_requests_over_while_old_streams_finish(tmp_pa
         old = r.call(member, "acme/x")
         await started(old)
         registry.send(
-            fleet_pb2.WatchRoutesResponse(deployments=[deployment_route("acme/x", digest="2" * 64)])
+            routing_pb2.WatchRoutesResponse(deployments=[deployment_route("acme/x", digest="2" * 64)])
         )
 
         async def has_moved() -> bool:
@@ -245,6 +247,67 @@ async def test_secrets_do_not_reach_the_log(tmp_path: Path, capsys: pytest.Captu
         await answer(r.call(member, text="my private words"))
         await asyncio.sleep(0)
     printed = "".join(capsys.readouterr())
-    for secret in (member.key, OPERATOR_KEY, SECRET, "hf_abcdefghijk", "private words"):
+    for secret in (
+        member.key,
+        OPERATOR_KEY,
+        GATEWAY_SECRET,
+        DISPATCH_SECRET,
+        "hf_abcdefghijk",
+        "private words",
+    ):
         assert secret not in printed
     assert "request_ended" in printed
+
+
+async def test_a_snapshot_in_parts_is_taken_in_whole(tmp_path: Path) -> None:
+    """Between its parts nothing is missing: a client takes MODEL_NOT_FOUND for final."""
+    registry = ScriptedRegistry(deployments=[deployment_route("acme/x")])
+    async with rig(tmp_path, registry=registry) as r:
+        member = await r.member()
+        await answer(r.call(member, "acme/x"))
+        first = routing_pb2.WatchRoutesResponse(
+            snapshot=True, more=True, base_models=registry.base_models, workers=registry.workers
+        )
+        registry.send(first)
+        for _ in range(3):
+            await answer(r.call(member, "acme/x"))
+        rest = routing_pb2.WatchRoutesResponse(snapshot=True, deployments=[deployment_route("acme/y")])
+        registry.send(rest)
+
+        async def has_swapped() -> bool:
+            try:
+                await answer(r.call(member, "acme/y", max_tokens=1))
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await eventually(has_swapped)
+        error = await refusal(r.call(member, "acme/x"))
+        assert error.reason == "MODEL_NOT_FOUND"
+
+
+async def test_one_odd_message_of_the_registry_does_not_end_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path) as r:
+        member = await r.member()
+        odd = routing_pb2.WatchRoutesResponse(
+            workers=[routing_pb2.WorkerRoute(registration={"worker_id": "odd"})]
+        )
+        translate = routing_client._worker
+
+        def break_on_odd(route: routing_pb2.WorkerRoute) -> Worker:
+            if route.registration.worker_id == "odd":
+                raise ValueError("nobody expected this")
+            return translate(route)
+
+        monkeypatch.setattr(routing_client, "_worker", break_on_odd)
+        r.registry.send(odd)
+        watched = r.registry.watchers[0]
+
+        async def watches_again() -> bool:
+            return bool(r.registry.watchers) and r.registry.watchers[0] is not watched
+
+        await eventually(watches_again)
+        assert (await answer(r.call(member))).tokens == 4
+        assert not r.gateway.failed.done()

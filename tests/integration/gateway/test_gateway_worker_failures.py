@@ -13,12 +13,12 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from loramux.account.v1 import account_pb2
-from loramux.fleet.v1 import fleet_pb2
+from loramux.account.v1 import account_pb2, usage_pb2
+from loramux.fleet.v1 import routing_pb2
 from loramux.inference.v1 import inference_pb2, inference_pb2_grpc, sampling_pb2
 from loramux.worker.v1 import worker_pb2
 from services.common import errors
-from tests.support.gateway import SECRET, Rig, answer, eventually, refusal, rig, started
+from tests.support.gateway import Rig, answer, eventually, refusal, rig, started
 from tests.support.gateway_registry import ScriptedRegistry, deployment_route, worker_route
 from tests.support.gateway_worker import (
     Event,
@@ -30,6 +30,7 @@ from tests.support.gateway_worker import (
     stuck_after,
     summary,
 )
+from tests.support.secrets import DISPATCH_SECRET
 
 FULL = errors.UnavailableError("QUEUE_FULL", "the queue is full", retry_after=2.0)
 UNFIT = errors.InvalidFieldError("adapter_config.r", 999, "at most 64")
@@ -38,13 +39,17 @@ PAID = 5 * 20
 
 async def nothing_is_held(r: Rig) -> None:
     await r.idle()
-    assert (await r.account()).reserved_pico_usd == 0
+    assert (await r.account()).balance.reserved_pico_usd == 0
 
 
-async def only_record(r: Rig) -> account_pb2.UsageRecord:
+async def only_record(r: Rig) -> usage_pb2.UsageRecord:
     await nothing_is_held(r)
     (record,) = await r.usage()
     return record
+
+
+def drained(worker_id: str) -> routing_pb2.RemovedWorker:
+    return routing_pb2.RemovedWorker(worker_id=worker_id, reason=routing_pb2.RemovedWorker.REASON_DRAINED)
 
 
 async def test_a_client_that_cancels_pays_prompt_and_tokens_produced_and_frees_everything(
@@ -58,7 +63,7 @@ async def test_a_client_that_cancels_pays_prompt_and_tokens_produced_and_frees_e
         call.cancel()
         await r.worker.until_running(0)
         record = await only_record(r)
-        assert record.outcome == account_pb2.OUTCOME_CANCELLED
+        assert record.outcome == usage_pb2.UsageRecord.OUTCOME_CANCELLED
         assert (record.completion_tokens, record.total_pico_usd) == (3, PAID + 3 * 60)
         await started(r.call(member))
 
@@ -70,7 +75,7 @@ async def test_a_client_that_cancels_before_the_first_token_pays_nothing(tmp_pat
         call.cancel()
         await r.worker.until_running(0)
         record = await only_record(r)
-        assert (record.outcome, record.total_pico_usd) == (account_pb2.OUTCOME_CANCELLED, 0)
+        assert (record.outcome, record.total_pico_usd) == (usage_pb2.UsageRecord.OUTCOME_CANCELLED, 0)
 
 
 async def test_a_client_whose_deadline_passes_is_one_that_cancels(tmp_path: Path) -> None:
@@ -107,7 +112,7 @@ async def test_a_workers_own_status_reaches_the_client_with_all_its_details(tmp_
         assert error.metadata == UNFIT.metadata
         assert error.field_violations[0].field == "adapter_config.r"
         record = await only_record(r)
-        assert (record.outcome, record.total_pico_usd) == (account_pb2.OUTCOME_FAILED, 0)
+        assert (record.outcome, record.total_pico_usd) == (usage_pb2.UsageRecord.OUTCOME_FAILED, 0)
 
 
 async def test_our_error_mid_stream_costs_nothing_and_is_recorded(tmp_path: Path) -> None:
@@ -116,7 +121,7 @@ async def test_our_error_mid_stream_costs_nothing_and_is_recorded(tmp_path: Path
         assert (error.reason, error.retry_after) == ("QUEUE_FULL", 2.0)
         record = await only_record(r)
         assert (record.outcome, record.completion_tokens, record.total_pico_usd) == (
-            account_pb2.OUTCOME_FAILED,
+            usage_pb2.UsageRecord.OUTCOME_FAILED,
             3,
             0,
         )
@@ -158,7 +163,7 @@ async def test_a_request_that_a_worker_refuses_before_its_first_chunk_is_moved_o
         assert got.tokens == 4
         assert (len(refusing.requests), len(willing.requests)) == (1, 1)
         assert len(await r.usage()) == 1
-        assert (await r.account()).available_pico_usd == 1_000_000 - 340
+        assert (await r.account()).balance.available_pico_usd == 1_000_000 - 340
 
 
 async def test_a_request_is_moved_no_further_than_once(tmp_path: Path) -> None:
@@ -166,7 +171,7 @@ async def test_a_request_is_moved_no_further_than_once(tmp_path: Path) -> None:
     async with rig(tmp_path, workers=workers) as r:
         assert (await refusal(r.call(await r.member()))).reason == "QUEUE_FULL"
         assert sum(len(worker.requests) for worker in workers) == 2
-        assert (await only_record(r)).outcome == account_pb2.OUTCOME_FAILED
+        assert (await only_record(r)).outcome == usage_pb2.UsageRecord.OUTCOME_FAILED
 
 
 async def test_a_request_is_not_moved_once_it_has_begun_or_when_it_is_at_fault(tmp_path: Path) -> None:
@@ -222,8 +227,8 @@ async def test_an_abort_before_the_first_message_is_retried_by_a_clients_own_pol
         assert (got.tokens, tries) == (1, 3)
         await nothing_is_held(r)
         outcomes = [record.outcome for record in await r.usage()]
-        assert outcomes.count(account_pb2.OUTCOME_FAILED) == 2
-        assert outcomes.count(account_pb2.OUTCOME_COMPLETED) == 1
+        assert outcomes.count(usage_pb2.UsageRecord.OUTCOME_FAILED) == 2
+        assert outcomes.count(usage_pb2.UsageRecord.OUTCOME_COMPLETED) == 1
 
 
 async def test_a_worker_that_leaves_the_fleet_finishes_what_it_has(tmp_path: Path) -> None:
@@ -238,7 +243,7 @@ async def test_a_worker_that_leaves_the_fleet_finishes_what_it_has(tmp_path: Pat
         member = await r.member()
         call = r.call(member)
         await started(call)
-        r.registry.send(fleet_pb2.WatchRoutesResponse(removed_workers=["worker-0"]))
+        r.registry.send(routing_pb2.WatchRoutesResponse(removed_workers=[drained("worker-0")]))
 
         async def has_left() -> bool:
             return (await refusal(r.call(member))).reason == "NO_WORKER"
@@ -251,7 +256,7 @@ async def test_a_worker_that_leaves_the_fleet_finishes_what_it_has(tmp_path: Pat
 @asynccontextmanager
 async def mortal_worker() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.gateway_worker", SECRET, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "tests.support.gateway_worker", DISPATCH_SECRET, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -281,16 +286,16 @@ async def test_a_worker_killed_mid_stream_ends_it_within_five_seconds_and_free_o
             assert time.monotonic() - killed < 5
             record = await only_record(r)
             assert (record.outcome, record.completion_tokens, record.total_pico_usd) == (
-                account_pb2.OUTCOME_FAILED,
+                usage_pb2.UsageRecord.OUTCOME_FAILED,
                 3,
                 0,
             )
             # A worker that is back is used at once.
             heir = ScriptedWorker(obliging)
-            async with serving_worker(heir, SECRET):
+            async with serving_worker(heir, DISPATCH_SECRET):
                 r.registry.send(
-                    fleet_pb2.WatchRoutesResponse(
-                        workers=[worker_route("heir", heir.address)], removed_workers=["mortal"]
+                    routing_pb2.WatchRoutesResponse(
+                        workers=[worker_route("heir", heir.address)], removed_workers=[drained("mortal")]
                     )
                 )
 

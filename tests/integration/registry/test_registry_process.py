@@ -11,7 +11,7 @@ import pytest
 
 from loramux import errors as sdk
 from loramux.deployment.v1 import deployment_pb2 as pb
-from loramux.fleet.v1 import fleet_pb2
+from loramux.fleet.v1 import fleet_pb2, routing_pb2
 from loramux.localhub import LocalHub, running
 from services.common.rpc_types import RpcContext
 from tests.support.models import write_random_adapter, write_tiny_base
@@ -57,13 +57,13 @@ async def test_a_restart_takes_up_what_was_under_way(tmp_path: Path, hub: LocalH
         async with running_worker(registry, hang):
             made = await registry.create("pirate", REPO)
             await loading.wait()
-        checked = await registry.until_state("acme/pirate", pb.STATE_DEPLOYING)
+        checked = await registry.until_state("acme/pirate", pb.Deployment.STATE_DEPLOYING)
         registry.process.kill()
         await registry.process.wait()
     hub.fault = lambda _request: pytest.fail("what was admitted is not checked again")
     async with running_registry(tmp_path, endpoint) as registry, running_worker(registry):
-        done = await registry.until_state("acme/pirate", pb.STATE_RUNNING)
-    assert (done.uid, done.adapter) == (made.uid, checked.adapter)
+        done = await registry.until_state("acme/pirate", pb.Deployment.STATE_RUNNING)
+    assert (done.uid, done.serving) == (made.uid, checked.serving)
 
 
 async def test_a_restart_in_the_middle_of_an_update_finishes_it(
@@ -73,7 +73,7 @@ async def test_a_restart_in_the_middle_of_an_update_finishes_it(
     async with running_registry(tmp_path, endpoint) as registry:
         async with running_worker(registry):
             await registry.create("pirate", REPO)
-            await registry.until_state("acme/pirate", pb.STATE_RUNNING)
+            await registry.until_state("acme/pirate", pb.Deployment.STATE_RUNNING)
         await registry.deployments.UpdateDeployment(
             pb.UpdateDeploymentRequest(name="acme/pirate", hub_repo="acme/better"),
             metadata=registry.account(),
@@ -81,72 +81,14 @@ async def test_a_restart_in_the_middle_of_an_update_finishes_it(
         await registry.until("acme/pirate", lambda one: one.candidate.digest != "")
     async with running_registry(tmp_path, endpoint) as registry, running_worker(registry):
         done = (await registry.until("acme/pirate", lambda one: not one.HasField("candidate")))[-1]
-    assert (done.state, done.adapter.hub_repo) == (pb.STATE_RUNNING, "acme/better")
-
-
-async def test_a_token_is_nowhere_in_clear(tmp_path: Path, hub: LocalHub, endpoint: str) -> None:
-    hub.add_repo(REPO, adapter_files(), private=True)
-    async with running_registry(tmp_path, endpoint, LOG_LEVEL="debug") as registry:
-        async with running_worker(registry) as worker:
-            made = await registry.create("pirate", REPO, hub_token=TOKEN)
-            assert made.has_hub_token
-            await registry.until_state("acme/pirate", pb.STATE_RUNNING)
-        assert worker.loaded[0].deployment_uid == made.uid
-        handed_out = await registry.fleet.GetHubToken(
-            fleet_pb2.GetHubTokenRequest(deployment_uid=made.uid), metadata=registry.calls.metadata()
-        )
-        assert handed_out.hub_token == TOKEN
-        await registry.create("refused", REPO, hub_token="hf_wrong_but_secret")
-        await registry.until_state("acme/refused", pb.STATE_FAILED)
-        stored = _database_files(tmp_path)
-    assert stored
-    for secret in (TOKEN, "hf_wrong_but_secret"):
-        assert not any(secret.encode() in content for content in stored)
-        assert secret not in "".join(registry.log)
-
-
-def _database_files(folder: Path) -> list[bytes]:
-    """The database with its write-ahead log."""
-    return [file.read_bytes() for file in folder.glob("registry.db*")]
-
-
-async def test_a_deleted_deployment_s_token_is_gone(tmp_path: Path, endpoint: str) -> None:
-    async with running_registry(tmp_path, endpoint) as registry:
-        made = await registry.create("pirate", REPO, hub_token=TOKEN)
-        await registry.deployments.DeleteDeployment(
-            pb.DeleteDeploymentRequest(name="acme/pirate"), metadata=registry.account()
-        )
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await registry.fleet.GetHubToken(
-                fleet_pb2.GetHubTokenRequest(deployment_uid=made.uid), metadata=registry.calls.metadata()
-            )
-        assert isinstance(sdk.from_rpc_error(caught.value), sdk.NotFoundError)
-
-
-async def test_another_encryption_key_fails_what_needs_the_token_and_says_what_to_do(
-    tmp_path: Path, endpoint: str
-) -> None:
-    async with running_registry(tmp_path, endpoint) as registry:
-        await registry.create("pirate", REPO, hub_token=TOKEN)
-        await registry.until_state("acme/pirate", pb.STATE_DEPLOYING)
-    other = "//////////////////////////////////////////8="
-    async with running_registry(tmp_path, endpoint, ENCRYPTION_KEY=other) as registry:
-        await registry.deployments.UpdateDeployment(
-            pb.UpdateDeploymentRequest(name="acme/pirate"), metadata=registry.account()
-        )
-        failed = await registry.until_state("acme/pirate", pb.STATE_FAILED)
-    assert failed.failure.reason == "HUB_TOKEN_UNREADABLE"
+    assert (done.state, done.serving.hub_repo) == (pb.Deployment.STATE_RUNNING, "acme/better")
 
 
 async def test_a_gateway_hears_of_workers_and_deployments_as_they_come_and_go(
     tmp_path: Path, endpoint: str
 ) -> None:
     async with running_registry(tmp_path, endpoint) as registry:
-        routes = aiter(
-            registry.fleet.WatchRoutes(
-                fleet_pb2.WatchRoutesRequest(), metadata=registry.calls.metadata(), timeout=60
-            )
-        )
+        routes = aiter(registry.routes())
         snapshot = await anext(routes)
         assert snapshot.snapshot
         assert [one.base_model.name for one in snapshot.base_models] == [BASE]
@@ -156,15 +98,17 @@ async def test_a_gateway_hears_of_workers_and_deployments_as_they_come_and_go(
                     break
             made = await registry.create("pirate", REPO)
             async for update in routes:
-                if any(one.state == pb.STATE_RUNNING for one in update.deployments):
+                if any(one.state == pb.Deployment.STATE_RUNNING for one in update.deployments):
                     break
             (route,) = update.deployments
-            assert (route.name, route.uid, route.account_id) == ("acme/pirate", made.uid, "acme")
+            assert (route.name, route.uid, route.account) == ("acme/pirate", made.uid, "acme")
             assert (route.adapter.hub_repo, route.adapter.deployment_uid) == (REPO, "")
         async for update in routes:
             if update.removed_workers:
                 break
-        assert list(update.removed_workers) == ["w1"]
+        assert list(update.removed_workers) == [
+            routing_pb2.RemovedWorker(worker_id="w1", reason=routing_pb2.RemovedWorker.REASON_LOST)
+        ]
         await registry.deployments.DeleteDeployment(
             pb.DeleteDeploymentRequest(name="acme/pirate"), metadata=registry.account()
         )
@@ -177,11 +121,9 @@ async def test_a_gateway_hears_of_workers_and_deployments_as_they_come_and_go(
 async def test_a_registry_that_comes_back_hands_out_the_workers_it_knew(
     tmp_path: Path, endpoint: str
 ) -> None:
-    async def snapshot(registry: Registry) -> fleet_pb2.WatchRoutesResponse:
-        call = registry.fleet.WatchRoutes(
-            fleet_pb2.WatchRoutesRequest(), metadata=registry.calls.metadata(), timeout=30
-        )
-        message = await anext(aiter(call))
+    async def snapshot(registry: Registry) -> routing_pb2.WatchRoutesResponse:
+        call = registry.routes()
+        message: routing_pb2.WatchRoutesResponse = await anext(aiter(call))
         call.cancel()
         return message
 
@@ -197,7 +139,7 @@ async def test_a_registry_that_comes_back_hands_out_the_workers_it_knew(
 
 class TestRegistration:
     async def refusal(self, registry: Registry, message: fleet_pb2.RegisterRequest) -> sdk.LoramuxError:
-        call = registry.fleet.Register(metadata=registry.calls.metadata(), timeout=30)
+        call = registry.fleet.Register(metadata=registry.workers.metadata(), timeout=30)
         await call.write(message)
         status = (await call.code(), await call.initial_metadata(), await call.trailing_metadata())
         return sdk.from_rpc_error(grpc.aio.AioRpcError(*status, details=await call.details()))
@@ -214,6 +156,20 @@ class TestRegistration:
             assert BASE in unknown.message
             report = fleet_pb2.RegisterRequest(report=fleet_pb2.WorkerReport())
             assert isinstance(await self.refusal(registry, report), sdk.InvalidArgumentError)
+
+    async def test_what_a_newer_worker_says_is_passed_over(self, tmp_path: Path, endpoint: str) -> None:
+        async with (
+            running_registry(tmp_path, endpoint) as registry,
+            leased(registry, worker_id="w1", address="h:1") as lease,
+        ):
+            unknown = fleet_pb2.RegisterRequest.FromString(b"\x9a\x06\x03new")
+            assert unknown.WhichOneof("message") is None
+            await lease.write(unknown)
+            await lease.write(fleet_pb2.RegisterRequest(report=fleet_pb2.WorkerReport(running_sequences=7)))
+            async for update in registry.routes():
+                if any(one.report.running_sequences == 7 for one in update.workers):
+                    break
+            assert not lease.done()
 
     async def test_a_second_stream_of_one_worker_takes_over(self, tmp_path: Path, endpoint: str) -> None:
         async with (
@@ -232,8 +188,8 @@ async def test_a_tokenizer_arrives_in_pieces_below_the_message_limit(tmp_path: P
     async with running_registry(tmp_path, "http://127.0.0.1:9") as registry:
         pieces = [
             piece
-            async for piece in registry.fleet.GetTokenizer(
-                fleet_pb2.GetTokenizerRequest(base_model=BASE), metadata=registry.calls.metadata()
+            async for piece in registry.routing.GetTokenizer(
+                routing_pb2.GetTokenizerRequest(base_model=BASE), metadata=registry.gateways.metadata()
             )
         ]
     assert b"".join(piece.tokenizer_json for piece in pieces) == large
@@ -257,10 +213,13 @@ async def test_an_adapter_that_peft_wrote_for_a_base_that_transformers_wrote_is_
     async with running_registry(tmp_path, endpoint) as registry, running_worker(registry):
         await registry.create("real", "acme/real")
         done = (
-            await registry.until("acme/real", lambda one: one.state in (pb.STATE_RUNNING, pb.STATE_FAILED))
+            await registry.until(
+                "acme/real",
+                lambda one: one.state in (pb.Deployment.STATE_RUNNING, pb.Deployment.STATE_FAILED),
+            )
         )[-1]
     assert done.failure.message == ""
-    assert (done.adapter.rank, sorted(done.adapter.target_modules)) == (4, sorted(modules))
+    assert (done.serving.rank, sorted(done.serving.target_modules)) == (4, sorted(modules))
 
 
 async def test_it_drains_at_once_though_streams_are_open(tmp_path: Path, endpoint: str) -> None:
@@ -273,9 +232,7 @@ async def test_it_drains_at_once_though_streams_are_open(tmp_path: Path, endpoin
             pb.WatchDeploymentRequest(name="acme/pirate"), metadata=registry.account()
         )
         await anext(aiter(watch))
-        routes = registry.fleet.WatchRoutes(
-            fleet_pb2.WatchRoutesRequest(), metadata=registry.calls.metadata()
-        )
+        routes = registry.routes()
         await anext(aiter(routes))
         registry.process.terminate()
         assert await asyncio.wait_for(registry.process.wait(), 30) == 0

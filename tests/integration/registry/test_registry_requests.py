@@ -11,6 +11,7 @@ import pytest
 from loramux import errors as sdk
 from loramux.deployment.v1 import deployment_pb2 as pb
 from loramux.localhub import LocalHub, running
+from loramux.type.v1.token_price_pb2 import TokenPrice
 from services.common.internal import Metadata
 from tests.support.registry import (
     BASE,
@@ -52,15 +53,19 @@ async def test_base_models_are_listed_with_both_prices(registry: Registry) -> No
         pb.ListBaseModelsRequest(), metadata=registry.account()
     )
     (base,) = response.base_models
-    assert (base.name, list(base.hub_ids), base.context_length, base.max_lora_rank) == (
+    assert (base.name, list(base.adapter_base_names), base.context_length, base.max_lora_rank) == (
         BASE,
         [HUB_ID],
         512,
         4,
     )
     assert base.commit.startswith("sha256:")
-    assert base.price == pb.Price(prompt_pico_usd_per_token=20_000, completion_pico_usd_per_token=60_000)
-    assert base.lora_price == pb.Price(prompt_pico_usd_per_token=30_000, completion_pico_usd_per_token=90_000)
+    assert base.price == TokenPrice(
+        prompt_pico_usd=20_000, cached_prompt_pico_usd=20_000, completion_pico_usd=60_000
+    )
+    assert base.lora_price == TokenPrice(
+        prompt_pico_usd=30_000, cached_prompt_pico_usd=30_000, completion_pico_usd=90_000
+    )
 
 
 async def test_foreign_and_unknown_names_are_refused_word_for_word_the_same(registry: Registry) -> None:
@@ -147,7 +152,10 @@ async def test_pages_hold_every_deployment_once(registry: Registry) -> None:
     found, token, pages = [], "", 0
     while True:
         response = await registry.deployments.ListDeployments(
-            pb.ListDeploymentsRequest(page_size=2, page_token=token), metadata=registry.account()
+            pb.ListDeploymentsRequest(
+                page_size=2, page_token=token, order=pb.ListDeploymentsRequest.ORDER_NAME
+            ),
+            metadata=registry.account(),
         )
         found += [one.name for one in response.deployments]
         pages += 1
@@ -170,30 +178,77 @@ async def test_one_account_s_page_token_does_not_fit_another(registry: Registry)
 
 class TestRetriedCreate:
     async def test_it_returns_what_the_first_made(self, registry: Registry) -> None:
-        first = await registry.create("pirate", REPO, request_id="r-1", hub_token=TOKEN)
-        again = await registry.create("pirate", REPO, request_id="r-1")
+        first = await registry.create("pirate", REPO, idempotency_key="r-1", hub_token=TOKEN)
+        again = await registry.create("pirate", REPO, idempotency_key="r-1")
         assert again.uid == first.uid
 
     async def test_at_the_same_moment_only_one_is_made(self, registry: Registry) -> None:
-        made = await asyncio.gather(*(registry.create("pirate", REPO, request_id="r-1") for _ in range(8)))
+        made = await asyncio.gather(
+            *(registry.create("pirate", REPO, idempotency_key="r-1") for _ in range(8))
+        )
         assert len({one.uid for one in made}) == 1
 
     async def test_with_other_fields_it_is_refused(self, registry: Registry) -> None:
-        await registry.create("pirate", REPO, request_id="r-1")
-        error = await refusal(registry.create("parrot", REPO, request_id="r-1"))
-        assert error.field_violations[0].field == "request_id"
+        await registry.create("pirate", REPO, idempotency_key="r-1")
+        error = await refusal(registry.create("parrot", REPO, idempotency_key="r-1"))
+        assert error.field_violations[0].field == "idempotency_key"
 
     async def test_the_ids_of_two_accounts_are_apart(self, registry: Registry) -> None:
-        first = await registry.create("pirate", REPO, request_id="r-1")
-        second = await registry.create("pirate", REPO, request_id="r-1", account="other")
+        first = await registry.create("pirate", REPO, idempotency_key="r-1")
+        second = await registry.create("pirate", REPO, idempotency_key="r-1", account="other")
         assert first.uid != second.uid
 
 
-async def test_calls_need_the_secret_and_an_account(registry: Registry) -> None:
-    service = registry.deployments
-    error = await refusal(service.ListDeployments(pb.ListDeploymentsRequest()))
-    assert (type(error), error.reason) == (sdk.UnauthenticatedError, "INTERNAL_SECRET_WRONG")
-    error = await refusal(
-        service.ListDeployments(pb.ListDeploymentsRequest(), metadata=registry.calls.metadata())
+class TestWhatIsToCome:
+    MERGED = pb.DeploymentTarget(merged_model=pb.MergedModel())
+
+    @pytest.mark.parametrize(
+        ("fields", "field"),
+        [
+            ({"target": MERGED}, "target.merged_model"),
+            ({"use_base_template": True}, "use_base_template"),
+            ({"accept_base_name": True}, "accept_base_name"),
+        ],
     )
-    assert (type(error), error.reason) == (sdk.UnauthenticatedError, "NO_ACCOUNT")
+    async def test_it_is_refused_by_name(
+        self, registry: Registry, fields: dict[str, Any], field: str
+    ) -> None:
+        error = await refusal(registry.create("pirate", REPO, **fields))
+        assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+        assert error.metadata["field"] == field
+        made = await registry.create("pirate", REPO)
+        update = pb.UpdateDeploymentRequest(name=made.name, **fields)
+        error = await refusal(registry.deployments.UpdateDeployment(update, metadata=registry.account()))
+        assert (error.reason, error.metadata["field"]) == ("NOT_IMPLEMENTED", field)
+
+    async def test_what_says_the_default_passes_and_is_shown(self, registry: Registry) -> None:
+        shared = pb.DeploymentTarget(shared_base=pb.SharedBase())
+        made = await registry.create(
+            "pirate", REPO, target=shared, use_base_template=False, accept_base_name=False
+        )
+        assert (made.target, made.use_base_template) == (shared, False)
+        update = pb.UpdateDeploymentRequest(
+            name=made.name, target=shared, use_base_template=False, accept_base_name=False
+        )
+        response = await registry.deployments.UpdateDeployment(update, metadata=registry.account())
+        assert response.deployment.uid == made.uid
+
+    async def test_so_are_versions_and_going_back(self, registry: Registry) -> None:
+        made = await registry.create("pirate", REPO)
+        service, account = registry.deployments, registry.account()
+        for call, field in (
+            (
+                service.ListDeploymentVersions(
+                    pb.ListDeploymentVersionsRequest(name=made.name), metadata=account
+                ),
+                "ListDeploymentVersions",
+            ),
+            (
+                service.RollBackDeployment(
+                    pb.RollBackDeploymentRequest(name=made.name, version=1), metadata=account
+                ),
+                "RollBackDeployment",
+            ),
+        ):
+            error = await refusal(call)
+            assert (error.reason, error.metadata["field"]) == ("NOT_IMPLEMENTED", field)

@@ -9,13 +9,15 @@ import pytest
 from loramux.localhub import LocalHub, running
 from services.common.clock import SystemClock
 from services.common.database import open_database
+from services.common.errors import ServiceError
 from services.registry.__main__ import MIGRATIONS
 from services.registry.admission.adapter_admission import Admission
 from services.registry.bases.base_list import read_base_list
 from services.registry.bases.source_files import resolve_base
 from services.registry.deployments.book import DeploymentBook
 from services.registry.deployments.changes import Changes
-from services.registry.deployments.deployment import Deployment, Failure, State
+from services.registry.deployments.deployment import Deployment, State
+from services.registry.deployments.list_query import ListQuery
 from services.registry.deployments.operations import Deployments
 from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
 from services.registry.deployments.rollout import LoadOrder, LoadRefusedError, Rollouts, WorkerLostError
@@ -66,7 +68,12 @@ class Bench:
 
     async def create(self) -> None:
         request = CreateRequest(
-            deployment_id="pirate", hub_repo=REPO, revision="", hub_token="", base_model="", request_id=""
+            deployment_id="pirate",
+            hub_repo=REPO,
+            revision="",
+            hub_token="",
+            base_model="",
+            idempotency_key="",
         )
         await self.deployments.create("acme", request)
 
@@ -187,7 +194,7 @@ async def test_of_many_updates_the_last_one_wins_and_one_task_is_left(bench: Ben
     bench.register("w1")
     await bench.create()
     await bench.until(lambda one: one.state is State.RUNNING)
-    update = UpdateRequest(hub_repo="", revision="", hub_token=None, etag="")
+    update = UpdateRequest()
     await asyncio.gather(*(bench.deployments.update("acme", "acme/pirate", update) for _ in range(20)))
     done = await bench.until(lambda one: not one.under_way)
     assert (done.state, done.failure) == (State.RUNNING, None)
@@ -201,15 +208,15 @@ async def test_a_caller_that_leaves_in_the_middle_of_a_create_leaves_nothing_hal
     with pytest.raises(asyncio.CancelledError):
         await creating
     bench.register("w1")
-    page, _ = await bench.deployments.list("acme", 0, "")
+    page, _ = await bench.deployments.list("acme", ListQuery())
     while not page:
-        page, _ = await bench.deployments.list("acme", 0, "")
+        page, _ = await bench.deployments.list("acme", ListQuery())
     await bench.until(lambda one: one.state is State.RUNNING)
 
 
 async def test_after_a_delete_no_task_is_left(bench: Bench) -> None:
     async def refuse(_address: str, _order: LoadOrder) -> None:
-        raise LoadRefusedError(Failure("ADAPTER_TAMPERED", "differs", {}))
+        raise LoadRefusedError(ServiceError("ADAPTER_TAMPERED", "differs"))
 
     bench.script.load = refuse
     await bench.create()

@@ -11,10 +11,12 @@ import grpc.aio
 import pytest
 
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
-from loramux.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from loramux.fleet.v1 import routing_pb2, routing_pb2_grpc
 from loramux.inference.v1 import inference_pb2
 from loramux.localhub import LocalHub, running
+from services.common.internal import InternalCalls
 from tests.support.models import write_random_adapter, write_tiny_base
+from tests.support.secrets import GATEWAY_SECRET
 from tests.support.worker import (
     CALLS,
     ServiceProcess,
@@ -51,29 +53,32 @@ def endpoint(hub: LocalHub) -> Iterator[str]:
         yield endpoint
 
 
+GATEWAY = InternalCalls(GATEWAY_SECRET)
+
+
 class Routes:
     """What a gateway sees of workers."""
 
-    def __init__(self, fleet: "fleet_pb2_grpc.FleetServiceAsyncStub") -> None:
+    def __init__(self, routing: "routing_pb2_grpc.RoutingServiceAsyncStub") -> None:
         self._messages = aiter(
-            fleet.WatchRoutes(fleet_pb2.WatchRoutesRequest(), metadata=CALLS.metadata(), timeout=120)
+            routing.WatchRoutes(routing_pb2.WatchRoutesRequest(), metadata=GATEWAY.metadata(), timeout=120)
         )
-        self.workers: dict[str, fleet_pb2.WorkerRoute] = {}
-        self.deployments: list[fleet_pb2.DeploymentRoute] = []
+        self.workers: dict[str, routing_pb2.WorkerRoute] = {}
+        self.deployments: list[routing_pb2.DeploymentRoute] = []
 
-    async def until(self, met: Callable[[list[fleet_pb2.WorkerRoute]], bool]) -> None:
+    async def until(self, met: Callable[[list[routing_pb2.WorkerRoute]], bool]) -> None:
         while not met(list(self.workers.values())):
             message = await anext(self._messages)
             self.deployments += message.deployments
             self.workers |= {one.registration.worker_id: one for one in message.workers}
-            for worker_id in message.removed_workers:
-                self.workers.pop(worker_id, None)
+            for gone in message.removed_workers:
+                self.workers.pop(gone.worker_id, None)
 
 
 @asynccontextmanager
 async def routes(registry: ServiceProcess) -> AsyncIterator[Routes]:
     async with CALLS.channel(registry.address) as channel:
-        yield Routes(fleet_pb2_grpc.FleetServiceStub(channel))
+        yield Routes(routing_pb2_grpc.RoutingServiceStub(channel))
 
 
 async def test_a_drain_is_told_and_lets_a_running_stream_end(tmp_path: Path, base: Path) -> None:
@@ -168,12 +173,12 @@ async def test_a_private_adapter_is_deployed_with_its_token_and_reported_at_once
         running_service("worker", worker_variables(registry.address, endpoint, tmp_path / "cache")) as worker,
     ):
         async with routes(registry) as seen, worker_client(worker.address) as client:
-            async with CALLS.channel(registry.address) as channel:
+            async with GATEWAY.channel(registry.address) as channel:
                 await deployment_pb2_grpc.DeploymentServiceStub(channel).CreateDeployment(
                     deployment_pb2.CreateDeploymentRequest(
                         deployment_id="secret", hub_repo="anna/secret", hub_token=TOKEN
                     ),
-                    metadata=CALLS.metadata(account="anna"),
+                    metadata=GATEWAY.metadata(account="anna"),
                 )
             await seen.until(
                 lambda workers: any(ref.digest in one.report.resident_digests for one in workers)
@@ -226,7 +231,7 @@ def test_a_worker_for_an_unknown_base_says_so_and_ends(tmp_path: Path, base: Pat
 def test_a_worker_with_the_wrong_secret_says_so_and_ends(tmp_path: Path, base: Path) -> None:
     with running_service("registry", registry_variables(tmp_path, base, "http://127.0.0.1:9")) as registry:
         variables = worker_variables(registry.address, "http://127.0.0.1:9", tmp_path / "cache")
-        worker = ServiceProcess("worker", variables | {"INTERNAL_SECRET": "x" * 32})
+        worker = ServiceProcess("worker", variables | {"WORKER_SECRET": "x" * 32})
         assert worker.wait() == 1
     assert "secret" in worker.wait_for("start_refused")["message"]
     assert not any("x" * 32 in line for line in worker.lines)

@@ -94,9 +94,9 @@ async def test_n_choices_are_what_n_requests_with_those_seeds_would_be(
     texts, usage = ["", "", ""], None
     async for response in client.stream(prompt, adapter, seed=7, n=3, **options):
         if response.HasField("summary"):
-            usage = response.summary.usage
+            usage = response.summary
             assert [one.index for one in response.summary.choices] == [0, 1, 2]
-        else:
+        elif response.HasField("chunk"):
             texts[response.chunk.index] += response.chunk.text
     assert texts == [one.text for one in alone]
     assert len(set(texts)) == 3

@@ -1,6 +1,9 @@
 """Every error has one status, on each edge, and carries what a client needs to act on it."""
 
+import base64
 import json
+from collections.abc import Callable
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -30,6 +33,7 @@ EXAMPLES: list[tuple[errors.ServiceError, str, int, set[str]]] = [
         {"QuotaFailure", "RetryInfo"},
     ),
     (errors.InternalError("abc"), "INTERNAL", 500, set()),
+    (errors.NotImplementedYetError("constraint", "structured output"), "UNIMPLEMENTED", 501, set()),
     (errors.UnavailableError("DRAINING", "draining", retry_after=0.25), "UNAVAILABLE", 503, {"RetryInfo"}),
 ]
 
@@ -76,7 +80,70 @@ def test_a_retry_is_named_in_whole_milliseconds_never_too_early() -> None:
 def test_a_huge_value_is_shortened_in_the_message() -> None:
     error = errors.InvalidFieldError("text", "x" * 10_000, "shorter")
     assert len(error.message) < 200
-    assert "10002 characters" in error.message
+    assert "10000 characters" in error.message
+
+
+HOSTILE = ("x" * 2_500_000, "\N{GRINNING FACE}" * 100_000, "\ud800" * 9_000, "\x1b]0;title\x07" * 5_000)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=["long", "wide", "surrogates", "escapes"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda name: errors.InvalidFieldError(name, name, name, reason=name),
+        lambda name: errors.NotFoundError("model", name),
+        lambda name: errors.AlreadyExistsError("account", name),
+        lambda name: errors.PreconditionError(name, name, name, {name: name, f"{name}2": name}),
+        lambda name: errors.UnavailableError(name, name, retry_after=1, metadata={"x": name}),
+        lambda name: errors.LimitReachedError("POOL_FULL", name, name, maximum=1, retry_after=1),
+        errors.StaleEtagError,
+        errors.PermissionDeniedError,
+        lambda name: errors.NoCreditError(name, 10**400, 10**400),
+        lambda name: errors.NotImplementedYetError(name, name),
+        lambda name: errors.AboveLimitError(name, 1, 2),
+        errors.InternalError,
+    ],
+)
+def test_whatever_name_goes_into_an_error_it_fits_into_a_header(
+    make: Callable[[str], errors.ServiceError], name: str
+) -> None:
+    error = make(name)
+    assert len(error.message.encode()) <= errors.MAX_MESSAGE
+    assert len(str(error)) <= errors.MAX_MESSAGE
+    assert "\x1b" not in error.message
+    status = rpc_status.to_status(error)
+    # The message travels percent-encoded, the details in base64; gRPC's soft limit for all of it is 8 KiB.
+    assert len(quote(status.message)) + len(base64.b64encode(status.SerializeToString())) < 7_500
+
+
+def test_metadata_that_does_not_fit_is_left_out_from_its_end() -> None:
+    error = errors.PreconditionError("X_Y", "s", "m", {str(place): "v" * 200 for place in range(100)})
+    assert list(error.metadata)[:3] == ["0", "1", "2"]
+    assert sum(len(key) + len(value) for key, value in error.metadata.items()) <= errors.MAX_METADATA
+
+
+def test_a_number_of_many_digits_is_told_by_its_size() -> None:
+    assert "bits" in errors.InvalidFieldError("lora_alpha", 10**5_000, "smaller").message
+
+
+@pytest.mark.parametrize(("error", "code", "http", "extra"), EXAMPLES)
+def test_an_error_comes_back_from_its_status_with_code_reason_and_words(
+    error: errors.ServiceError, code: str, http: int, extra: set[str]
+) -> None:
+    status = rpc_status.to_status(error)
+    back = rpc_status.to_error(grpc.StatusCode[code], status)
+    assert back is not None
+    assert errors.status_of(back).grpc == code
+    assert (back.reason, back.message, back.metadata) == (error.reason, error.message, error.metadata)
+    again = rpc_status.to_status(back)
+    assert {"RetryInfo", "ResourceInfo"} & set(details(again)) == {"RetryInfo", "ResourceInfo"} & extra
+    for name in {"RetryInfo", "ResourceInfo"} & extra:
+        assert details(again)[name] == details(status)[name]
+
+
+def test_a_status_that_is_not_ours_is_no_error_of_ours() -> None:
+    full = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="message too large")
+    assert rpc_status.to_error(grpc.StatusCode.RESOURCE_EXHAUSTED, full) is None
 
 
 def test_a_subclass_takes_the_row_of_the_class_above_it() -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from services.common.errors import InvalidFieldError
+from services.worker.engine.local.adapters import builder
 from services.worker.engine.local.model.probe import linear_bias, linear_weight
 from tests.support.adapter_files import (
     DOWN,

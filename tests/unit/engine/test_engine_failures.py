@@ -12,8 +12,8 @@ from torch import Tensor
 from services.common.errors import InvalidFieldError
 from services.worker.engine.interface import EngineStoppedError
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import TorchEngine
-from services.worker.engine.local.schedule.scheduler import Chunk
+from services.worker.engine.local.local_engine import LocalEngine
+from services.worker.engine.local.schedule.scheduler import StepChunk
 from tests.support.engine import (
     answer,
     answers,
@@ -91,7 +91,7 @@ async def test_a_failed_step_ends_those_who_took_part_and_the_engine_goes_on(
         runner = engine._loop._runner
         run = runner.run
 
-        def run_and_fail(chunks: Sequence[Chunk]) -> Tensor:
+        def run_and_fail(chunks: Sequence[StepChunk]) -> Tensor:
             if any(chunk.sequence.output_length == 5 for chunk in chunks):
                 raise torch.OutOfMemoryError
             return run(chunks)
@@ -110,7 +110,7 @@ async def test_tokens_from_before_a_failure_still_arrive(base: Path, monkeypatch
         runner = engine._loop._runner
         run = runner.run
 
-        def run_and_fail(chunks: Sequence[Chunk]) -> Tensor:
+        def run_and_fail(chunks: Sequence[StepChunk]) -> Tensor:
             if chunks[0].sequence.output_length == 5:
                 raise RuntimeError
             return run(chunks)
@@ -133,7 +133,7 @@ async def test_a_defect_of_the_loop_leaves_nobody_waiting(
 ) -> None:
     async with running_engine(base) as engine:
 
-        def fail() -> list[Chunk]:
+        def fail() -> list[StepChunk]:
             raise RuntimeError
 
         monkeypatch.setattr(engine._loop._scheduler, "schedule", fail)
@@ -145,7 +145,7 @@ async def test_a_defect_of_the_loop_leaves_nobody_waiting(
 
 
 async def test_stopping_ends_what_runs_and_what_comes_after(base: Path) -> None:
-    engine = await TorchEngine.start(EngineConfig(base, dtype="float32", threads=1, kv_tokens=4096))
+    engine = await LocalEngine.start(EngineConfig(base, dtype="float32", threads=1, kv_tokens=4096))
     outputs = engine.generate(make_request(PROMPTS[1], max_tokens=900))
     await anext(outputs)
     waiting = asyncio.create_task(answer(engine, PROMPTS[2], max_tokens=900))

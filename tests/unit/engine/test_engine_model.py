@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from services.worker.engine.local.model import base_weights as model_module
 from services.worker.engine.local.model.base_weights import load_base_model
 from services.worker.engine.local.model.probe import probe_model
+from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.torch_form.kv_cache import KvShape
-from services.worker.engine.local.torch_form.torch_attention import UnsupportedModelError, paged_attention
+from services.worker.engine.local.torch_form.torch_attention import paged_attention
 from tests.support.models import CONTEXT_LENGTH, LLAMA_MODULES, write_tiny_base
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.worker.engine.local.output_streams import OutputStream
 from services.worker.engine.local.schedule.block_pool import BlockPool
-from services.worker.engine.local.schedule.scheduler import Chunk, Scheduler
+from services.worker.engine.local.schedule.scheduler import Scheduler, StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 from tests.support.engine import make_request
 
@@ -28,7 +28,7 @@ def make_scheduler(
     return Scheduler(pool, max_sequences=max_sequences, prefill_tokens=prefill_tokens), pool
 
 
-def compute(scheduler: Scheduler, chunks: list[Chunk]) -> None:
+def compute(scheduler: Scheduler, chunks: list[StepChunk]) -> None:
     """What a step does to its sequences, with token 0 sampled everywhere."""
     for chunk in chunks:
         samples = chunk.samples
@@ -37,7 +37,7 @@ def compute(scheduler: Scheduler, chunks: list[Chunk]) -> None:
             chunk.sequence.tokens.append(0)
 
 
-def lengths(chunks: list[Chunk]) -> list[int]:
+def lengths(chunks: list[StepChunk]) -> list[int]:
     return [chunk.length for chunk in chunks]
 
 

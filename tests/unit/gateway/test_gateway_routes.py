@@ -17,7 +17,7 @@ from services.gateway.routes import (
     Worker,
 )
 
-BASE = BaseModel(name="org/base", commit="c", context_length=100, price=TokenPrice(2, 4))
+BASE = BaseModel(name="org/base", commit="c", context_length=100, price=TokenPrice(2, 2, 4))
 ADAPTER = AdapterVersion("d" * 64, "org/adapter", "c" * 40, "1" * 64, "2" * 64, 10, "uid")
 DEPLOYMENT = Deployment(
     name="acme/pirate",
@@ -86,15 +86,11 @@ def test_a_deployment_that_does_not_serve_yet_is_unavailable(deployment: Deploym
 
 
 def test_a_failed_deployment_says_why() -> None:
-    failure = Failure("HUB_REPO_NOT_FOUND", "no such repo", {"repo": "org/x"})
+    failure = Failure("HUB_REPO_NOT_FOUND", "no such repo")
     with pytest.raises(PreconditionError) as caught:
         table(with_state(DeploymentState.FAILED, failure=failure)).resolve("acme/pirate", "acme")
     error = caught.value
-    assert (error.reason, error.message, error.metadata) == (
-        failure.reason,
-        failure.message,
-        failure.metadata,
-    )
+    assert (error.reason, error.message) == (failure.reason, failure.message)
 
 
 def test_nothing_is_known_before_the_registry_speaks() -> None:

@@ -161,10 +161,10 @@ def test_seeds_differ_between_requests() -> None:
         ({"prompt": TokenPrompt(())}, "tokens.ids"),
         ({"prompt": ChatPrompt(())}, "chat.messages"),
         ({"prompt": ChatPrompt((ChatMessage("user", "x"), ChatMessage("", "x")))}, "chat.messages[1].role"),
-        ({"client_request_id": "x" * 129}, "request_id"),
-        ({"client_request_id": "line\nbreak"}, "request_id"),
-        ({"client_request_id": "naïve"}, "request_id"),
-        ({"client_request_id": "\x7f"}, "request_id"),
+        ({"client_request_id": "x" * 129}, "client_request_id"),
+        ({"client_request_id": "line\nbreak"}, "client_request_id"),
+        ({"client_request_id": "naïve"}, "client_request_id"),
+        ({"client_request_id": "\x7f"}, "client_request_id"),
     ],
 )
 def test_a_request_that_lacks_something_is_refused(changes: dict[str, object], field: str) -> None:

@@ -22,7 +22,7 @@ BASE = BaseModel(
     context_length=512,
     max_lora_rank=64,
     target_modules=("q_proj", "down_proj"),
-    price=Price(2, 2),
+    price=Price(2, 2, 2),
     modules={
         Q: BaseModule(ModuleKind.LINEAR, (16, 8)),
         DOWN: BaseModule(ModuleKind.LINEAR, (8, 32)),

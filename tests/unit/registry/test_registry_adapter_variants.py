@@ -25,7 +25,7 @@ BASE = BaseModel(
     context_length=512,
     max_lora_rank=64,
     target_modules=("q_proj", "down_proj", "embed_tokens", "lm_head"),
-    price=Price(2, 2),
+    price=Price(2, 2, 2),
     modules={
         EMBED: BaseModule(ModuleKind.EMBEDDING, (100, 8)),
         POSITIONS: BaseModule(ModuleKind.OTHER, (64, 8)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.registry.bases.base_list import BaseListError, read_base_list
+from services.registry.bases.base_list import BaseListError, BaseModelEntry, read_base_list
 from services.registry.bases.base_model import Price
 from tests.support.paths import REPOSITORY
 
@@ -82,6 +82,8 @@ def test_entries_come_in_the_order_of_the_file(tmp_path: Path) -> None:
             {"completion_pico_usd_per_token": 10**13},
             ("completion_pico_usd_per_token is", "less than or equal"),
         ),
+        ({"cached_prompt_pico_usd_per_token": 3}, ("cached_prompt_pico_usd_per_token is 3", "even")),
+        ({"cached_prompt_pico_usd_per_token": 20_002}, ("is 20002", "at most the prompt's, 20000")),
         ({"color": "red"}, ("color is not a field",)),
     ],
 )
@@ -127,8 +129,16 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "nowhere.toml")
 
 
+def test_a_cached_token_costs_what_the_prompt_does_unless_told() -> None:
+    entry = BaseModelEntry(**ENTRY)
+    assert entry.price() == Price(20_000, 20_000, 60_000)
+    cheaper = BaseModelEntry(**ENTRY, cached_prompt_pico_usd_per_token=2_000)
+    assert cheaper.price() == Price(20_000, 2_000, 60_000)
+    assert BaseModelEntry(**ENTRY, cached_prompt_pico_usd_per_token=0).price().cached_prompt == 0
+
+
 def test_lora_costs_exactly_three_halves() -> None:
-    assert Price(20_000, 60_002).for_lora() == Price(30_000, 90_003)
+    assert Price(20_000, 4_002, 60_002).for_lora() == Price(30_000, 6_003, 90_003)
 
 
 def test_the_list_that_docker_compose_mounts_is_one_and_names_what_its_worker_serves() -> None:

@@ -1,16 +1,24 @@
-"""Leases and routes, with the clock in hand."""
+"""Leases, with the clock in hand."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from services.common.errors import InvalidFieldError, PreconditionError, UnavailableError
 from services.registry.bases.base_model import BaseModel, Price, Tokenizer
-from services.registry.deployments.deployment import Adapter, Deployment, State
 from services.registry.fleet.fleet import OVERDUE, REPORT_INTERVAL, Fleet
 from services.registry.fleet.route_log import Routes
-from services.registry.fleet.worker import Registration, Report, Worker
+from services.registry.fleet.worker import (
+    MAX_NAMES,
+    MAX_RESIDENTS,
+    Capabilities,
+    Departure,
+    Registration,
+    Report,
+)
 
 BASE = BaseModel(
     name="tiny",
@@ -21,10 +29,11 @@ BASE = BaseModel(
     context_length=512,
     max_lora_rank=64,
     target_modules=("q_proj",),
-    price=Price(2, 2),
+    price=Price(2, 2, 2),
     modules={},
     tokenizer=Tokenizer(b"", "", {}),
 )
+DIGEST = "d" * 64
 LEASE = REPORT_INTERVAL + OVERDUE
 
 
@@ -45,11 +54,6 @@ def registration(
     worker_id: str = "w1", *, base_commit: str = "c0ffee", base_model: str = "tiny"
 ) -> Registration:
     return Registration(worker_id, f"{worker_id}:1", base_model, base_commit, 8, 4)
-
-
-def deployment(uid: str = "u1", *, version: int = 1, state: State = State.RUNNING) -> Deployment:
-    moment = datetime.fromtimestamp(0, UTC)
-    return Deployment(uid, "acme", uid, "tiny", state, Adapter("org/a", ""), moment, moment, version=version)
 
 
 @pytest.fixture
@@ -116,6 +120,57 @@ class TestLeases:
             fleet.register(registration(base_model="nope"))
         with pytest.raises(InvalidFieldError, match="worker_id"):
             fleet.register(registration(""))
+        assert fleet.registrations() == []
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"worker_id": "w" * 201},
+            {"address": "a" * 201},
+            {"max_sequences": 0},
+            {"adapter_slots": -1},
+            {"capabilities": Capabilities(engine="e" * 129)},
+            {"capabilities": Capabilities(adapter_variants=("dora",) * (MAX_NAMES + 1))},
+            {"capabilities": Capabilities(target_modules=("m" * 129,))},
+            {"capabilities": Capabilities(context_length=-1)},
+        ],
+    )
+    async def test_what_a_worker_says_of_itself_is_bounded(
+        self, fleet: Fleet, changes: dict[str, Any]
+    ) -> None:
+        with pytest.raises(InvalidFieldError) as caught:
+            fleet.register(replace(registration(), **changes))
+        assert len(caught.value.message) < 1_000
+        assert fleet.registrations() == []
+
+    @pytest.mark.parametrize(
+        "residents",
+        [frozenset(f"{number:064x}" for number in range(MAX_RESIDENTS + 1)), frozenset({"d" * 65})],
+    )
+    async def test_a_report_beyond_bounds_is_refused(self, fleet: Fleet, residents: frozenset[str]) -> None:
+        lease = fleet.register(registration())
+        with pytest.raises(InvalidFieldError):
+            lease.report(Report(residents))
+        assert lease.worker.report == Report()
+
+    async def test_one_that_drained_leaves_in_order_and_any_other_is_lost(
+        self, fleet: Fleet, routes: Routes, clock: HandClock
+    ) -> None:
+        names = ("drained", "left", "silent", "told-then-silent")
+        leases = {name: fleet.register(registration(name)) for name in names}
+        for name in ("drained", "told-then-silent"):
+            leases[name].report(Report(draining=True))
+        seen = (await routes.next(None)).version
+        leases["drained"].close()
+        leases["left"].close()
+        clock.seconds += LEASE
+        fleet.expire()
+        assert dict((await routes.next(seen)).removed_workers) == {
+            "drained": Departure.DRAINED,
+            "left": Departure.LOST,
+            "silent": Departure.LOST,
+            "told-then-silent": Departure.LOST,
+        }
 
     async def test_those_of_before_a_restart_have_one_lease_to_come_back(
         self, fleet: Fleet, clock: HandClock
@@ -133,13 +188,13 @@ class TestPicking:
     async def test_where_the_adapter_is_resident_comes_first_then_the_least_busy(self, fleet: Fleet) -> None:
         leases = {name: fleet.register(registration(name)) for name in ("w1", "w2", "w3")}
         leases["w1"].report(Report(running_sequences=3))
-        leases["w2"].report(Report(frozenset({"digest"}), running_sequences=9))
+        leases["w2"].report(Report(frozenset({DIGEST}), running_sequences=9))
         leases["w3"].report(Report(waiting_sequences=1))
-        assert fleet.pick("tiny", "digest") is leases["w2"]
+        assert fleet.pick("tiny", DIGEST) is leases["w2"]
         assert fleet.pick("tiny", "another") is leases["w3"]
-        assert fleet.pick("tiny", "digest", rather_not={"w2"}) is leases["w3"]
-        assert fleet.pick("tiny", "digest", rather_not={"w1", "w2", "w3"}) is leases["w2"]
-        assert fleet.pick("other", "digest") is None
+        assert fleet.pick("tiny", DIGEST, rather_not={"w2"}) is leases["w3"]
+        assert fleet.pick("tiny", DIGEST, rather_not={"w1", "w2", "w3"}) is leases["w2"]
+        assert fleet.pick("other", DIGEST) is None
 
     async def test_a_draining_worker_takes_nothing_new(self, fleet: Fleet) -> None:
         lease = fleet.register(registration())
@@ -152,60 +207,3 @@ class TestPicking:
         assert not waiting.done()
         lease = fleet.register(registration())
         assert await waiting is lease
-
-
-class TestRoutes:
-    async def test_a_reader_gets_a_snapshot_then_changes(self, routes: Routes, fleet: Fleet) -> None:
-        routes.set_deployment(deployment("u1"))
-        first = await routes.next(None)
-        assert first.snapshot
-        assert [one.name for one in first.base_models] == ["tiny"]
-        assert [one.uid for one in first.deployments] == ["u1"]
-        routes.set_deployment(deployment("u2"))
-        routes.set_deployment(deployment("u1", version=2, state=State.DELETED))
-        lease = fleet.register(registration())
-        second = await routes.next(first.version)
-        assert not second.snapshot
-        assert [one.uid for one in second.deployments] == ["u2"]
-        assert second.removed_deployments == ["u1"]
-        assert [one.registration.worker_id for one in second.workers] == ["w1"]
-        lease.close()
-        assert (await routes.next(second.version)).removed_workers == ["w1"]
-
-    async def test_many_changes_of_one_thing_arrive_as_the_last(self, routes: Routes) -> None:
-        first = await routes.next(None)
-        for version in range(1, 6):
-            routes.set_deployment(deployment("u1", version=version))
-        second = await routes.next(first.version)
-        assert [one.version for one in second.deployments] == [5]
-
-    async def test_a_reader_that_fell_behind_the_log_gets_everything_afresh(self, routes: Routes) -> None:
-        first = await routes.next(None)
-        for version in range(1, 9):
-            routes.set_deployment(deployment("u1", version=version))
-        assert not (await routes.next(first.version)).snapshot
-        routes.set_deployment(deployment("u2"))
-        behind = await routes.next(first.version)
-        assert behind.snapshot
-        assert {one.uid for one in behind.deployments} == {"u1", "u2"}
-
-    async def test_a_report_that_says_the_same_is_no_change(self, routes: Routes, fleet: Fleet) -> None:
-        lease = fleet.register(registration())
-        seen = (await routes.next(None)).version
-        lease.report(Report())
-        assert (await routes.next(None)).version == seen
-        lease.report(Report(running_sequences=1))
-        assert (await routes.next(seen)).workers == [Worker(registration(), Report(running_sequences=1))]
-
-    async def test_a_waiting_reader_is_woken_by_a_change_and_ended_by_the_stop(self, routes: Routes) -> None:
-        seen = (await routes.next(None)).version
-        waiting = asyncio.create_task(routes.next(seen))
-        await asyncio.sleep(0)
-        routes.set_deployment(deployment())
-        update = await waiting
-        waiting = asyncio.create_task(routes.next(update.version))
-        await asyncio.sleep(0)
-        routes.end()
-        with pytest.raises(UnavailableError) as caught:
-            await waiting
-        assert caught.value.reason == "REGISTRY_DRAINING"

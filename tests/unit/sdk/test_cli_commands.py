@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from loramux import profile
-from loramux.account.v1 import account_pb2
+from loramux.account.v1 import account_pb2, usage_pb2
 from loramux.cli.main import app
 from loramux.deployment.v1 import deployment_pb2
 from services.common import errors as service_errors
@@ -41,7 +41,7 @@ def run(command: str, *, stdin: str | None = None, status: int = 0) -> tuple[str
     return result.stdout, result.stderr
 
 
-def deployed(state: deployment_pb2.State, **fields: object) -> deployment_pb2.Deployment:
+def deployed(state: deployment_pb2.Deployment.State, **fields: object) -> deployment_pb2.Deployment:
     return deployment_pb2.Deployment(name="acme/pirate", state=state, **fields)  # type: ignore[arg-type]
 
 
@@ -76,8 +76,8 @@ def test_models_shows_prices_by_the_million(gateway: ScriptedGateway) -> None:
     base = deployment_pb2.BaseModel(
         name="smol",
         context_length=8192,
-        price={"prompt_pico_usd_per_token": 20_000, "completion_pico_usd_per_token": 60_000},
-        lora_price={"prompt_pico_usd_per_token": 30_000, "completion_pico_usd_per_token": 90_000},
+        price={"prompt_pico_usd": 20_000, "completion_pico_usd": 60_000},
+        lora_price={"prompt_pico_usd": 30_000, "completion_pico_usd": 90_000},
     )
     response = deployment_pb2.ListBaseModelsResponse(base_models=[base])
     gateway.on("ListBaseModels", [response], [response])
@@ -86,19 +86,23 @@ def test_models_shows_prices_by_the_million(gateway: ScriptedGateway) -> None:
         "$0.02", "$0.06", "$0.03", "$0.09",
     ]  # fmt: skip
     out, _ = run("models --json")
-    assert json.loads(out)[0]["lora_price"]["prompt_pico_usd_per_token"] == "30000"
+    assert json.loads(out)[0]["lora_price"]["prompt_pico_usd"] == "30000"
 
 
 def test_deploy_waits_and_says_on_stderr_what_happens(gateway: ScriptedGateway) -> None:
     gateway.on(
         "CreateDeployment",
-        [deployment_pb2.CreateDeploymentResponse(deployment=deployed(deployment_pb2.STATE_INITIALIZING))],
+        [
+            deployment_pb2.CreateDeploymentResponse(
+                deployment=deployed(deployment_pb2.Deployment.STATE_INITIALIZING)
+            )
+        ],
     )
     gateway.on(
         "WatchDeployment",
         watched(
-            deployed(deployment_pb2.STATE_DEPLOYING, status_message="a worker loads it"),
-            deployed(deployment_pb2.STATE_RUNNING),
+            deployed(deployment_pb2.Deployment.STATE_DEPLOYING, status_message="a worker loads it"),
+            deployed(deployment_pb2.Deployment.STATE_RUNNING),
         ),
     )
     out, err = run("deploy pirate acme/pirate-lora --token-stdin --revision v1", stdin="hf_secret\n")
@@ -111,12 +115,16 @@ def test_deploy_waits_and_says_on_stderr_what_happens(gateway: ScriptedGateway) 
 def test_deploy_that_fails_says_why_in_one_line(gateway: ScriptedGateway) -> None:
     gateway.on(
         "CreateDeployment",
-        [deployment_pb2.CreateDeploymentResponse(deployment=deployed(deployment_pb2.STATE_INITIALIZING))],
+        [
+            deployment_pb2.CreateDeploymentResponse(
+                deployment=deployed(deployment_pb2.Deployment.STATE_INITIALIZING)
+            )
+        ],
     )
     failure = deployment_pb2.Failure(
         reason="HUB_REPO_GATED", message="acme/x is gated\n[bold]ask[/bold] for it"
     )
-    gateway.on("WatchDeployment", watched(deployed(deployment_pb2.STATE_FAILED, failure=failure)))
+    gateway.on("WatchDeployment", watched(deployed(deployment_pb2.Deployment.STATE_FAILED, failure=failure)))
     out, err = run("deploy pirate acme/x", status=1)
     assert out == ""
     assert err.splitlines()[-1] == "error: acme/x is gated [bold]ask[/bold] for it (HUB_REPO_GATED)"
@@ -128,9 +136,10 @@ def test_a_token_that_is_asked_for_and_missing_is_wrong_usage(gateway: ScriptedG
 
 
 def test_an_update_that_fails_while_the_old_version_serves_is_an_error(gateway: ScriptedGateway) -> None:
-    gateway.on("GetAccount", [account_pb2.GetAccountResponse(account={"id": "acme"})])
+    gateway.on("GetAccount", [account_pb2.GetAccountResponse(account={"name": "acme"})])
     running = deployed(
-        deployment_pb2.STATE_RUNNING, failure=deployment_pb2.Failure(reason="R", message="rank is 128")
+        deployment_pb2.Deployment.STATE_RUNNING,
+        failure=deployment_pb2.Failure(reason="R", message="rank is 128"),
     )
     gateway.on("UpdateDeployment", [deployment_pb2.UpdateDeploymentResponse(deployment=running)])
     gateway.on("WatchDeployment", watched(running))
@@ -141,15 +150,15 @@ def test_an_update_that_fails_while_the_old_version_serves_is_an_error(gateway: 
 
 def test_deployments_are_listed_and_shown(gateway: ScriptedGateway) -> None:
     one = deployed(
-        deployment_pb2.STATE_RUNNING,
-        adapter=deployment_pb2.AdapterVersion(hub_repo="acme/lora", commit="0123456789abcdef", rank=8),
+        deployment_pb2.Deployment.STATE_RUNNING,
+        serving=deployment_pb2.AdapterVersion(hub_repo="acme/lora", commit="0123456789abcdef", rank=8),
         has_hub_token=True,
     )
     gateway.on("ListDeployments", *[[deployment_pb2.ListDeploymentsResponse(deployments=[one])]] * 2)
     gateway.on("GetDeployment", [deployment_pb2.GetDeploymentResponse(deployment=one)])
     out, _ = run("deployments list")
     assert out.splitlines()[1].split()[:3] == ["acme/pirate", "RUNNING", "acme/lora"]
-    assert json.loads(run("deployments list --json")[0])[0]["adapter"]["rank"] == 8
+    assert json.loads(run("deployments list --json")[0])[0]["serving"]["rank"] == 8
     out, _ = run("deployments show acme/pirate")
     assert "0123456789abcdef" in out
     assert "stored" in out
@@ -172,7 +181,7 @@ def test_generate_takes_its_prompt_from_stdin_and_may_send_it_as_a_message(gatew
     run("generate m", stdin="two\nlines")
     run("generate m - --system brief", stdin="hi")
     assert gateway.calls[0].request.text == "two\nlines"
-    assert [(one.role, one.content) for one in gateway.calls[1].request.chat.messages] == [
+    assert [(one.role, one.content[0].text) for one in gateway.calls[1].request.chat.messages] == [
         ("system", "brief"),
         ("user", "hi"),
     ]
@@ -196,12 +205,12 @@ def test_chat_from_a_pipe_remembers_and_obeys(gateway: ScriptedGateway) -> None:
     out, err = run("chat m --system s", stdin="a\n\nb\n/reset\nc\n/exit\nd\n")
     assert out == "first\nsecond\nthird\n"
     assert err == ""
-    conversations = [[one.content for one in call.request.chat.messages] for call in gateway.calls]
+    conversations = [[one.content[0].text for one in call.request.chat.messages] for call in gateway.calls]
     assert conversations == [["s", "a"], ["s", "a", "first", "b"], ["s", "c"]]
 
 
 def test_usage_and_bill_show_money_exactly(gateway: ScriptedGateway) -> None:
-    record = account_pb2.UsageRecord(
+    record = usage_pb2.UsageRecord(
         request_id="r-1",
         model="acme/pirate",
         prompt_tokens=3,
@@ -209,8 +218,12 @@ def test_usage_and_bill_show_money_exactly(gateway: ScriptedGateway) -> None:
         outcome="OUTCOME_CANCELLED",
     )
     gateway.on("ListUsage", [account_pb2.ListUsageResponse(records=[record] * 3, next_page_token="2")])
-    line = account_pb2.BillLine(
-        model="acme/pirate", lora=True, requests=1, prompt_pico_usd_per_token=30_000, total_pico_usd=270_000
+    line = usage_pb2.BillLine(
+        model="acme/pirate",
+        kind="KIND_LORA",
+        requests=1,
+        price={"prompt_pico_usd": 30_000},
+        total_pico_usd=270_000,
     )
     gateway.on("GetBill", [account_pb2.GetBillResponse(lines=[line], total_pico_usd=270_000)])
     out, _ = run("usage -n 3")
@@ -225,10 +238,10 @@ def test_usage_and_bill_show_money_exactly(gateway: ScriptedGateway) -> None:
 def test_a_new_key_is_the_only_thing_on_stdout(gateway: ScriptedGateway) -> None:
     gateway.on(
         "CreateKey",
-        [account_pb2.CreateKeyResponse(key={"id": "k1", "account_id": "acme"}, secret="lmx_new")],
+        [account_pb2.CreateKeyResponse(key={"name": "k1", "account": "acme"}, secret="lmx_new")],
     )
-    gateway.on("ListKeys", [account_pb2.ListKeysResponse(keys=[{"id": "k1", "prefix": "lmx_abcd"}])])
-    gateway.on("RevokeKey", [account_pb2.RevokeKeyResponse(key={"id": "k1"})])
+    gateway.on("ListKeys", [account_pb2.ListKeysResponse(keys=[{"name": "k1", "prefix": "lmx_abcd"}])])
+    gateway.on("RevokeKey", [account_pb2.RevokeKeyResponse(key={"name": "k1"})])
     assert run("keys create laptop")[0] == "lmx_new\n"
     assert "lmx_abcd..." in run("keys list")[0]
     run("keys revoke k1")
@@ -236,7 +249,7 @@ def test_a_new_key_is_the_only_thing_on_stdout(gateway: ScriptedGateway) -> None
 
 
 def test_the_operators_commands_go_with_the_operators_key(gateway: ScriptedGateway) -> None:
-    account = {"id": "acme", "available_pico_usd": 5 * 10**12}
+    account = {"name": "acme", "balance": {"available_pico_usd": 5 * 10**12}}
     gateway.on("CreateAccount", [account_pb2.CreateAccountResponse(account=account)])
     gateway.on("CreateKey", [account_pb2.CreateKeyResponse(secret="lmx_first")])
     gateway.on("GrantCredit", [account_pb2.GrantCreditResponse(account=account)])

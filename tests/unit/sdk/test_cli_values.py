@@ -85,7 +85,9 @@ def test_secrets_are_made_once_and_kept_for_their_owner_alone(tmp_path: Path) ->
     made = embedded_secrets.load_or_make(tmp_path)
     assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
     assert len(base64.b64decode(made.encryption_key)) == 32
-    assert len(made.internal_secret) >= 32
+    secrets = {made.gateway_secret, made.worker_secret, made.dispatch_secret}
+    assert len(secrets) == 3
+    assert all(len(secret) >= 32 for secret in secrets)
     assert made.operator_key.startswith("lmx_")
     embedded_secrets.save(tmp_path, made.with_api_key("acme", "lmx_a"))
     again = embedded_secrets.load_or_make(tmp_path)

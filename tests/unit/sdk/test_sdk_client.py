@@ -38,13 +38,13 @@ def sync_client(gateway: ScriptedGateway) -> Iterator[loramux.SyncClient]:
         yield client
 
 
-def seen(state: deployment_pb2.State, **fields: object) -> deployment_pb2.WatchDeploymentResponse:
+def seen(state: deployment_pb2.Deployment.State, **fields: object) -> deployment_pb2.WatchDeploymentResponse:
     deployment = deployment_pb2.Deployment(name="acme/pirate", state=state, **fields)  # type: ignore[arg-type]
     return deployment_pb2.WatchDeploymentResponse(deployment=deployment)
 
 
 FAILED = seen(
-    deployment_pb2.STATE_FAILED,
+    deployment_pb2.Deployment.STATE_FAILED,
     failure=deployment_pb2.Failure(
         reason="RANK_ABOVE_CAP", message="rank is 128; it must be at most 64", metadata={"rank": "128"}
     ),
@@ -86,10 +86,10 @@ def test_sync_lists_read_every_page_as_it_is_needed(
     assert next(records).request_id == "1"
     assert len(gateway.calls) == 1
     assert [one.request_id for one in records] == ["2"]
-    assert gateway.calls[1].request.model == "acme/pirate"
+    assert gateway.calls[1].request.filter.model == "acme/pirate"
 
 
-async def test_a_repeated_create_carries_one_request_id(
+async def test_a_repeated_create_carries_one_idempotency_key(
     gateway: ScriptedGateway, client: loramux.Client
 ) -> None:
     done = deployment_pb2.CreateDeploymentResponse(deployment={"name": "acme/pirate"})
@@ -97,12 +97,12 @@ async def test_a_repeated_create_carries_one_request_id(
     for _ in range(2):
         made = await client.create_deployment("pirate", "acme/pirate-lora", hub_token="hf_x")
         assert made.name == "acme/pirate"
-    first, repeat, other = [call.request.request_id for call in gateway.calls]
+    first, repeat, other = [call.request.idempotency_key for call in gateway.calls]
     assert first == repeat != ""
     assert other != first
 
 
-async def test_a_change_that_has_no_request_id_is_not_repeated(
+async def test_a_change_that_has_no_idempotency_key_is_not_repeated(
     gateway: ScriptedGateway, client: loramux.Client
 ) -> None:
     gateway.on("DeleteDeployment", [UNAVAILABLE])
@@ -127,9 +127,12 @@ async def test_waiting_ends_when_the_deployment_runs(
     gateway: ScriptedGateway, client: loramux.Client, sync_client: loramux.SyncClient
 ) -> None:
     script: Script = [
-        seen(deployment_pb2.STATE_INITIALIZING),
-        seen(deployment_pb2.STATE_RUNNING, candidate=deployment_pb2.AdapterVersion(hub_repo="acme/new")),
-        seen(deployment_pb2.STATE_RUNNING),
+        seen(deployment_pb2.Deployment.STATE_INITIALIZING),
+        seen(
+            deployment_pb2.Deployment.STATE_RUNNING,
+            candidate=deployment_pb2.AdapterVersion(hub_repo="acme/new"),
+        ),
+        seen(deployment_pb2.Deployment.STATE_RUNNING),
         threading.Event(),
     ]
     gateway.on("WatchDeployment", script, script)
@@ -142,7 +145,7 @@ async def test_waiting_ends_when_the_deployment_runs(
 async def test_waiting_for_what_fails_says_why(
     gateway: ScriptedGateway, client: loramux.Client, sync_client: loramux.SyncClient
 ) -> None:
-    gateway.on("WatchDeployment", [FAILED], [FAILED], [seen(deployment_pb2.STATE_DELETED)])
+    gateway.on("WatchDeployment", [FAILED], [FAILED], [seen(deployment_pb2.Deployment.STATE_DELETED)])
     with pytest.raises(loramux.DeploymentFailedError, match="rank is 128") as caught:
         await client.wait_until_running("acme/pirate")
     assert caught.value.reason == "RANK_ABOVE_CAP"
@@ -157,8 +160,8 @@ async def test_waiting_for_what_fails_says_why(
 async def test_waiting_survives_a_watch_that_breaks(gateway: ScriptedGateway, client: loramux.Client) -> None:
     gateway.on(
         "WatchDeployment",
-        [seen(deployment_pb2.STATE_DEPLOYING), UNAVAILABLE],
-        [seen(deployment_pb2.STATE_RUNNING)],
+        [seen(deployment_pb2.Deployment.STATE_DEPLOYING), UNAVAILABLE],
+        [seen(deployment_pb2.Deployment.STATE_RUNNING)],
     )
     await client.wait_until_running("acme/pirate")
     assert len(gateway.calls) == 2
@@ -174,15 +177,15 @@ async def test_waiting_gives_up_where_the_watch_never_gets_through(
 
 
 async def test_waiting_has_a_deadline(gateway: ScriptedGateway, client: loramux.Client) -> None:
-    gateway.on("WatchDeployment", [seen(deployment_pb2.STATE_DEPLOYING), threading.Event()])
+    gateway.on("WatchDeployment", [seen(deployment_pb2.Deployment.STATE_DEPLOYING), threading.Event()])
     with pytest.raises(errors.DeadlineExceededError):
         await client.wait_until_running("acme/pirate", timeout=0.05)
 
 
 async def test_dropping_a_watch_ends_the_call(gateway: ScriptedGateway, client: loramux.Client) -> None:
-    gateway.on("WatchDeployment", [seen(deployment_pb2.STATE_DEPLOYING), threading.Event()])
+    gateway.on("WatchDeployment", [seen(deployment_pb2.Deployment.STATE_DEPLOYING), threading.Event()])
     async for deployment in client.watch_deployment("acme/pirate"):
-        assert deployment.state == deployment_pb2.STATE_DEPLOYING
+        assert deployment.state == deployment_pb2.Deployment.STATE_DEPLOYING
         break
     assert await asyncio.to_thread(gateway.calls[0].ended.wait, 10)
 
@@ -190,19 +193,19 @@ async def test_dropping_a_watch_ends_the_call(gateway: ScriptedGateway, client: 
 async def test_account_calls_carry_what_they_are_given(
     gateway: ScriptedGateway, client: loramux.Client
 ) -> None:
-    gateway.on("CreateAccount", [account_pb2.CreateAccountResponse(account={"id": "acme"})])
-    gateway.on("GrantCredit", [account_pb2.GrantCreditResponse(account={"id": "acme"})])
-    gateway.on("CreateKey", [account_pb2.CreateKeyResponse(key={"id": "k1"}, secret="lmx_new")])
+    gateway.on("CreateAccount", [account_pb2.CreateAccountResponse(account={"name": "acme"})])
+    gateway.on("GrantCredit", [account_pb2.GrantCreditResponse(account={"name": "acme"})])
+    gateway.on("CreateKey", [account_pb2.CreateKeyResponse(key={"name": "k1"}, secret="lmx_new")])
     gateway.on("GetBill", [account_pb2.GetBillResponse(total_pico_usd=5)])
-    assert (await client.create_account("acme", credit_pico_usd=7, max_in_flight=2)).id == "acme"
+    assert (await client.create_account("acme", credit_pico_usd=7, max_in_flight=2)).name == "acme"
     await client.grant_credit("acme", 9)
-    assert (await client.create_key("laptop", account_id="acme")).secret == "lmx_new"
+    assert (await client.create_key("laptop", account="acme")).secret == "lmx_new"
     assert (await client.get_bill(start=datetime(2026, 1, 1, tzinfo=UTC))).total_pico_usd == 5
     create, grant, key, bill = [call.request for call in gateway.calls]
     assert create.limits.max_in_flight == 2
     assert not create.limits.HasField("tokens_per_minute")
-    assert grant.request_id
-    assert key.account_id == "acme"
+    assert grant.idempotency_key
+    assert key.account == "acme"
     assert bill.start_time.ToDatetime(UTC) == datetime(2026, 1, 1, tzinfo=UTC)
     assert not bill.HasField("end_time")
 
@@ -242,11 +245,11 @@ async def test_closing_a_client_ends_its_calls_with_a_typed_error(
 
 
 def test_a_client_may_be_made_outside_of_the_loop_that_uses_it(gateway: ScriptedGateway) -> None:
-    gateway.on("GetAccount", *[[account_pb2.GetAccountResponse(account={"id": "acme"})]] * 2)
+    gateway.on("GetAccount", *[[account_pb2.GetAccountResponse(account={"name": "acme"})]] * 2)
     client = loramux.Client(gateway.target, "lmx_test")
 
     async def use() -> str:
         async with client:
-            return (await client.get_account()).id
+            return (await client.get_account()).name
 
     assert [asyncio.run(use()) for _ in range(2)] == ["acme", "acme"]

@@ -16,14 +16,15 @@ from loramux.request_messages import Sampling
 def build(**given: object) -> inference_pb2.GenerateRequest:
     whole: dict[str, object] = {"prompt": None, "messages": None, "token_ids": None, "sampling": {}, **given}
     prompt = whole.pop("prompt")
-    return request_messages.generate("m", prompt, request_id="", **whole)  # type: ignore[arg-type]
+    return request_messages.generate("m", prompt, client_request_id="", **whole)  # type: ignore[arg-type]
 
 
 def test_a_prompt_is_text_tokens_or_messages() -> None:
     assert build(prompt="hi").text == "hi"
     assert list(build(token_ids=[1, 2]).tokens.ids) == [1, 2]
-    chat = build(messages=[{"role": "user", "content": "hi"}]).chat
-    assert [(one.role, one.content) for one in chat.messages] == [("user", "hi")]
+    chat = build(messages=[{"role": "user", "content": "hi", "name": "anna"}]).chat
+    assert [(one.role, one.name) for one in chat.messages] == [("user", "anna")]
+    assert [part.text for part in chat.messages[0].content] == ["hi"]
 
 
 def test_an_empty_prompt_is_sent_as_such() -> None:
@@ -69,6 +70,7 @@ def test_every_sampling_field_of_the_contract_can_be_given() -> None:
         "logprobs": 2,
         "ignore_eos": True,
         "n": 3,
+        "min_tokens": 1,
     }
     params = request_messages.sampling_params(full)
     assert {field.name for field, _ in params.ListFields()} == fields

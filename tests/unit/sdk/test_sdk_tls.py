@@ -60,12 +60,12 @@ def test_an_https_target_speaks_tls_and_checks_the_name(
         "    account = client.get_account()\n"
         "    return await account if asyncio.iscoroutine(account) else account\n"
         "try:\n"
-        "    print(asyncio.run(use()).id)\n"
+        "    print(asyncio.run(use()).name)\n"
         "except errors.UnavailableError:\n"
         "    print('refused')\n"
     )
     with ScriptedGateway(grpc.ssl_server_credentials([(key, certificate)])) as gateway:
-        gateway.on("GetAccount", [account_pb2.GetAccountResponse(account={"id": "acme"})])
+        gateway.on("GetAccount", [account_pb2.GetAccountResponse(account={"name": "acme"})])
         port = gateway.target.rpartition(":")[2]
         result = subprocess.run(
             [sys.executable, "-c", code, f"{host}:{port}"],

@@ -12,9 +12,10 @@ from services.common import errors
 from services.common.hub import HubClient
 from services.worker.adapters.adapter_store import AdapterStore
 from services.worker.adapters.ready_adapters import Adapters
-from services.worker.chunks import Choice, Chunk, Mailbox, Summary
+from services.worker.chunks import Choice, Chunk, Mailbox, Started, Summary
 from services.worker.engine.interface import (
     AdapterFiles,
+    EngineCapabilities,
     EngineOutput,
     EngineRequest,
     EngineStats,
@@ -59,6 +60,10 @@ class ScriptedEngine:
             self.closed += 1
             self.ended.set()
 
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        return EngineCapabilities("scripted", "by hand", (), 0, "float32")
+
     def stats(self) -> EngineStats:
         return EngineStats()
 
@@ -78,7 +83,7 @@ def ids(text: str) -> tuple[int, ...]:
 
 
 def generator(folder: Path, engine: ScriptedEngine, *, max_requests: int = 4) -> Generator:
-    async def no_token(_uid: str) -> str:
+    async def no_token(_uid: str, _digest: str) -> str:
         return ""
 
     store = AdapterStore(folder, HubClient("http://127.0.0.1:9"), no_token, quota_bytes=1)
@@ -92,7 +97,7 @@ def request(*stop: str) -> Request:
 
 async def events(generator: Generator, request: Request) -> list[Chunk | Summary]:
     async with aclosing(generator.run(request)) as stream:
-        return [event async for event in stream]
+        return [event async for event in stream if not isinstance(event, Started)]
 
 
 async def test_each_output_is_a_chunk_and_the_last_event_counts(tmp_path: Path) -> None:
@@ -162,9 +167,19 @@ async def test_closing_a_request_closes_its_sequence_and_frees_its_place(tmp_pat
         assert engine.closed == round_number
 
 
+async def test_a_request_says_once_that_its_prompt_is_computed_and_what_was_cached(tmp_path: Path) -> None:
+    engine = ScriptedEngine(
+        [EngineOutput(ids("a"), cached_tokens=2), EngineOutput(ids("b"), finish=Finish.STOP)]
+    )
+    async with aclosing(generator(tmp_path, engine).run(request())) as stream:
+        seen = [event async for event in stream]
+    assert [event for event in seen if isinstance(event, Started)] == [Started(3, 2)] == seen[:1]
+
+
 async def test_a_reader_that_lags_holds_nothing_up_and_gets_one_chunk(tmp_path: Path) -> None:
     engine = ScriptedEngine([EngineOutput((one,)) for one in ids("one END two")])
     async with aclosing(generator(tmp_path, engine).run(request("END"))) as stream:
+        assert await anext(stream) == Started(prompt_tokens=3, cached_tokens=0)
         first = await anext(stream)
         await engine.ended.wait()
         rest = [event async for event in stream]
@@ -213,6 +228,7 @@ async def test_one_choice_that_fails_ends_the_request_and_every_sequence(tmp_pat
 async def test_closing_a_request_closes_every_choice(tmp_path: Path) -> None:
     engine = ScriptedEngine([EngineOutput(ids("a"))], endless=True)
     stream = generator(tmp_path, engine).run(replace(request(), choices=3))
+    assert isinstance(await anext(stream), Started)
     assert {(await anext(stream)).choice for _ in range(3)} == {0, 1, 2}  # type: ignore[union-attr]
     await stream.aclose()
     assert engine.closed == 3

@@ -14,7 +14,7 @@ from services.worker.engine.interface import EngineOutput, EngineStoppedError, F
 from services.worker.engine.local.output_streams import Outbox
 from services.worker.engine.local.runner import Runner
 from services.worker.engine.local.sampler import Sampled, SampleRow, sample
-from services.worker.engine.local.schedule.scheduler import Chunk, Scheduler
+from services.worker.engine.local.schedule.scheduler import Scheduler, StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 
 _log = get_logger(__name__)
@@ -98,7 +98,7 @@ class EngineLoop:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _count_step(self, chunks: list[Chunk], now: float) -> None:
+    def _count_step(self, chunks: list[StepChunk], now: float) -> None:
         counts = self._counts
         counts.steps_total += 1
         counts.step_sequences_total += len(chunks)
@@ -107,7 +107,7 @@ class EngineLoop:
                 counts.admitted_total += 1
                 counts.queue_seconds_total += now - chunk.sequence.arrived
 
-    def _postprocess(self, chunks: list[Chunk], logits: Tensor) -> None:
+    def _postprocess(self, chunks: list[StepChunk], logits: Tensor) -> None:
         for chunk in chunks:
             self._scheduler.computed(chunk)
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]

@@ -1,4 +1,4 @@
-"""The engine that computes with torch in this process."""
+"""The engine of our own: it computes in this process, on native kernels or on torch."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -10,6 +10,7 @@ import torch
 from services.common.errors import InvalidFieldError
 from services.worker.engine.interface import (
     AdapterFiles,
+    EngineCapabilities,
     EngineOutput,
     EngineRequest,
     EngineStats,
@@ -30,10 +31,14 @@ from services.worker.engine.local.schedule.scheduler import Scheduler
 from services.worker.engine.local.schedule.sequence import Sequence
 
 _LOADING_THREADS = 2
+_VARIANTS = (
+    "alpha_pattern", "bias", "lora_bias", "modules_to_save", "rank_pattern", "trainable_token_indices", "use_dora",
+    "use_rslora",
+)  # fmt: skip
 
 
-class TorchEngine:
-    """An Engine on torch; made by `start`, on the event loop that its methods are called from."""
+class LocalEngine:
+    """See Engine; made by `start`, on the event loop that its methods are called from."""
 
     def __init__(self, config: EngineConfig, base: BaseModel, probe: ModelProbe) -> None:
         pool = BlockPool(
@@ -66,6 +71,13 @@ class TorchEngine:
             max_bytes=config.adapter_bytes,
             evicted=self._host_cache.keep,
         )
+        self._capabilities = EngineCapabilities(
+            engine="local",
+            mode=runner.mode,
+            adapter_variants=_VARIANTS,
+            max_lora_rank=0,
+            dtype=str(base.dtype).removeprefix("torch."),
+        )
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
@@ -76,7 +88,7 @@ class TorchEngine:
         )
 
     @classmethod
-    async def start(cls, config: EngineConfig) -> "TorchEngine":
+    async def start(cls, config: EngineConfig) -> "LocalEngine":
         """Load the base model in a thread, and start the engine's own.
 
         Raises UnsupportedModelError for a model whose attention cannot be paged, and what transformers raises.
@@ -88,6 +100,11 @@ class TorchEngine:
     def context_length(self) -> int:
         """The longest prompt and output together: what the model takes, and the cache of keys and values holds."""
         return self._context_length
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        """See Engine.capabilities."""
+        return self._capabilities
 
     @asynccontextmanager
     async def adapter(self, files: AdapterFiles) -> AsyncIterator[None]:

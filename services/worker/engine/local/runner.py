@@ -14,7 +14,7 @@ from services.worker.engine.local.native.decoder import NativeDecoder
 from services.worker.engine.local.native.family import why_not_native
 from services.worker.engine.local.native.kernels import load_kernels
 from services.worker.engine.local.native.native_runner import NativeRunner
-from services.worker.engine.local.schedule.scheduler import Chunk
+from services.worker.engine.local.schedule.scheduler import StepChunk
 from services.worker.engine.local.torch_form.torch_runner import TorchRunner
 
 _log = get_logger(__name__)
@@ -28,11 +28,16 @@ class Runner(BaseWeights, Protocol):
         """How many threads torch itself is to use where the runner runs."""
         ...
 
+    @property
+    def mode(self) -> str:
+        """How it multiplies: `native/dot`, `torch/bfloat16`."""
+        ...
+
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """Bring an adapter's weights into the runner's form."""
         ...
 
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
         """Compute the chunks, and keep their keys and values.
 
         Returns the logits [n, vocabulary] that follow the n chunks that sample, in their order.

@@ -33,30 +33,33 @@ def upgrade() -> None:
         sa.Column("deployment_id", sa.String(63), nullable=False),
         sa.Column("base_model", sa.String(63), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("adapter_repo", sa.String(200), nullable=False),
-        sa.Column("adapter_revision", sa.String(255), nullable=False),
-        sa.Column("adapter_hub_token", sa.LargeBinary),
-        sa.Column("adapter_version_id", sa.Integer),
+        sa.Column("serving_repo", sa.String(200), nullable=False),
+        sa.Column("serving_revision", sa.String(255), nullable=False),
+        sa.Column("serving_hub_token", sa.LargeBinary),
+        sa.Column("serving_version_id", sa.Integer),
+        sa.Column("serving_number", sa.Integer, nullable=False),
         sa.Column("candidate_repo", sa.String(200)),
         sa.Column("candidate_revision", sa.String(255)),
         sa.Column("candidate_hub_token", sa.LargeBinary),
         sa.Column("candidate_version_id", sa.Integer),
+        sa.Column("candidate_number", sa.Integer),
         sa.Column("failure", sa.JSON),
         sa.Column("status_message", sa.Text, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("generation", sa.Integer, nullable=False),
+        sa.Column("versions", sa.Integer, nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), nullable=False),
         sa.Column("update_time", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("request_id", sa.String(128)),
-        sa.Column("request_fingerprint", sa.String(64)),
+        sa.Column("idempotency_key", sa.String(128)),
+        sa.Column("idempotency_fingerprint", sa.String(64)),
         sa.PrimaryKeyConstraint("uid", name="pk_deployments"),
         sa.ForeignKeyConstraint(
-            ["adapter_version_id"], ["adapter_versions.id"], name="fk_deployments_adapter_version_id"
+            ["serving_version_id"], ["adapter_versions.id"], name="fk_deployments_serving_version_id"
         ),
         sa.ForeignKeyConstraint(
             ["candidate_version_id"], ["adapter_versions.id"], name="fk_deployments_candidate_version_id"
         ),
-        sa.UniqueConstraint("account", "request_id", name="uq_deployments_account_request_id"),
+        sa.UniqueConstraint("account", "idempotency_key", name="uq_deployments_account_idempotency_key"),
     )
     op.create_table(
         "workers",
@@ -71,6 +74,9 @@ def upgrade() -> None:
         unique=True,
         sqlite_where=sa.text("state != 'DELETED'"),
         postgresql_where=sa.text("state != 'DELETED'"),
+    )
+    op.create_index(
+        "ix_deployments_account_create_time_uid", "deployments", ["account", "create_time", "uid"]
     )
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.torch_form.kv_cache import KvShape
-from services.worker.engine.local.torch_form.torch_attention import AttentionOptions, UnsupportedModelError
+from services.worker.engine.local.torch_form.torch_attention import AttentionOptions
 
 _TOKENS = 7
 _SAMPLED = 2

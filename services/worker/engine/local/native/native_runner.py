@@ -9,7 +9,7 @@ from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights,
 from services.worker.engine.local.native.decoder import NativeDecoder
 from services.worker.engine.local.native.kernels import SequenceBatch, argmax
 from services.worker.engine.local.native.row_owners import RowOwners
-from services.worker.engine.local.schedule.scheduler import Chunk
+from services.worker.engine.local.schedule.scheduler import StepChunk
 
 
 class NativeRunner:
@@ -20,6 +20,11 @@ class NativeRunner:
 
     def __init__(self, decoder: NativeDecoder) -> None:
         self._decoder = decoder
+
+    @property
+    def mode(self) -> str:
+        """See Runner.mode."""
+        return f"native/{self._decoder.kernels.mode.name.lower()}"
 
     def weight(self, path: str) -> Tensor:
         """See BaseWeights.weight."""
@@ -39,7 +44,7 @@ class NativeRunner:
         return LoadedAdapter(digest, kept, self._decoder.pack(weights))
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
         """See Runner.run."""
         # Rows of one adapter lie together, so that its weights are read once a layer.
         order = sorted(range(len(chunks)), key=lambda place: _digest(chunks[place]))
@@ -73,6 +78,6 @@ class NativeRunner:
         return token_ids, (token_ids >= 0) & largest.isfinite()
 
 
-def _digest(chunk: Chunk) -> str:
+def _digest(chunk: StepChunk) -> str:
     adapter = chunk.sequence.adapter
     return "" if adapter is None else adapter.digest

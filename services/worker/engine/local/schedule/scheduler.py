@@ -8,7 +8,7 @@ from services.worker.engine.local.schedule.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Chunk:
+class StepChunk:
     """Consecutive tokens of one sequence, computed in one step: one while decoding, more of a prompt."""
 
     sequence: Sequence
@@ -70,12 +70,12 @@ class Scheduler:
         """All of them, running and waiting."""
         return [*self._running, *self._waiting]
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self) -> list[StepChunk]:
         """The next step: one token of each decoding sequence, and prompts up to the budget, oldest first.
 
         Empty only when there is no sequence.
         """
-        chunks: list[Chunk] = []
+        chunks: list[StepChunk] = []
         budget = self._prefill_tokens
         preempted = False
         index = 0
@@ -88,15 +88,15 @@ class Scheduler:
                 break
             length = 1 if sequence.remaining == 1 else min(sequence.remaining, budget)
             if length:
-                chunks.append(Chunk(sequence, sequence.computed, length))
+                chunks.append(StepChunk(sequence, sequence.computed, length))
                 budget -= length if sequence.remaining > 1 else 0
             index += 1
         if not preempted:
             chunks.extend(self._admit(budget))
         return chunks
 
-    def _admit(self, budget: int) -> list[Chunk]:
-        chunks: list[Chunk] = []
+    def _admit(self, budget: int) -> list[StepChunk]:
+        chunks: list[StepChunk] = []
         while self._waiting and budget and len(self._running) < self._max_sequences:
             sequence = self._waiting[0]
             self._take_prefix(sequence)
@@ -107,11 +107,11 @@ class Scheduler:
                 sequence.cached_tokens = sequence.computed
             self._running.append(self._waiting.popleft())
             length = min(sequence.remaining, budget)
-            chunks.append(Chunk(sequence, sequence.computed, length))
+            chunks.append(StepChunk(sequence, sequence.computed, length))
             budget -= length
         return chunks
 
-    def computed(self, chunk: Chunk) -> None:
+    def computed(self, chunk: StepChunk) -> None:
         """Note that a chunk's keys and values are in the cache; full blocks can be found there from now on."""
         sequence, size = chunk.sequence, self.pool.block_size
         sequence.begun = True

@@ -2,11 +2,15 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from services.worker.engine.interface import EngineRequest
-from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.output_streams import OutputStream
 from services.worker.engine.local.schedule.block_pool import CachedBlock, Root
+
+if TYPE_CHECKING:
+    # A handle here: scheduling runs, and is tested, without torch.
+    from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 
 
 @dataclass(eq=False, slots=True)
@@ -14,7 +18,7 @@ class Sequence:
     """A request on its way; only the engine's thread touches it once it is submitted."""
 
     request: EngineRequest
-    adapter: LoadedAdapter | None
+    adapter: "LoadedAdapter | None"
     """Kept here too, so that weights outlive their slot until the last step that uses them."""
     stop_ids: frozenset[int]
     """Tokens that end the sequence: the request's own, and the model's unless the request ignores them."""

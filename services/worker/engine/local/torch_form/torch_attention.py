@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.schedule.block_pool import NULL_BLOCK
-from services.worker.engine.local.schedule.scheduler import Chunk
+from services.worker.engine.local.schedule.scheduler import StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 from services.worker.engine.local.torch_form.kv_cache import KvCache
 
@@ -24,10 +25,6 @@ IMPLEMENTATION = "loramux_paged"
 # What models pass along that does not change the result here. Anything else might (attention sinks do), so it
 # is refused rather than dropped.
 _HARMLESS = frozenset({"dropout", "output_attentions", "output_hidden_states", "position_ids", "use_cache"})
-
-
-class UnsupportedModelError(Exception):
-    """The model's attention needs something that paged attention does not do."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,10 @@ AttentionInterface.register(IMPLEMENTATION, paged_attention)
 class PagedAttention:
     """The attention calls of one step over a batch of chunks, whose tokens lie one chunk after the other."""
 
-    def __init__(self, cache: KvCache, chunks: abc.Sequence[Chunk], device: torch.device) -> None:
+    def __init__(self, cache: KvCache, chunks: abc.Sequence[StepChunk], device: torch.device) -> None:
         self._cache = cache
         self._parts: list[_Part] = []
-        decoding: list[tuple[int, Chunk]] = []
+        decoding: list[tuple[int, StepChunk]] = []
         written: list[Tensor] = []
         row = 0
         for chunk in chunks:
@@ -136,7 +133,7 @@ class _Part(Protocol):
 class _Prefill:
     """One chunk of one prompt against everything before it and itself."""
 
-    def __init__(self, row: int, chunk: Chunk, slots: Tensor) -> None:
+    def __init__(self, row: int, chunk: StepChunk, slots: Tensor) -> None:
         self._rows = slice(row, row + chunk.length)
         self._chunk = chunk
         self._slots = slots
@@ -178,7 +175,9 @@ class _Decode:
     The null slot is zero for good, so no stale number of another sequence can reach a product.
     """
 
-    def __init__(self, rows: abc.Sequence[tuple[int, Chunk]], block_size: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: abc.Sequence[tuple[int, StepChunk]], block_size: int, device: torch.device
+    ) -> None:
         lengths = torch.tensor([chunk.end for _, chunk in rows])
         widest = max(chunk.end for _, chunk in rows)
         blocks = -(-widest // block_size)
@@ -252,9 +251,9 @@ def _slots(sequence: Sequence, start: int, end: int, block_size: int) -> Tensor:
     return blocks[positions // block_size - first] * block_size + positions % block_size
 
 
-def _by_length(rows: abc.Sequence[tuple[int, Chunk]]) -> list[list[tuple[int, Chunk]]]:
+def _by_length(rows: abc.Sequence[tuple[int, StepChunk]]) -> list[list[tuple[int, StepChunk]]]:
     """Put sequences of like length together, so that one long context does not pad all others to its length."""
-    groups: dict[int, list[tuple[int, Chunk]]] = {}
+    groups: dict[int, list[tuple[int, StepChunk]]] = {}
     for row in rows:
         # Contexts to 256, 1,024, 4,096 and so on.
         groups.setdefault(max(0, (row[1].end - 1).bit_length() - 7) // 2, []).append(row)

@@ -10,7 +10,7 @@ from services.worker.engine.local import sampler
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.local.model.base_weights import BaseModel
 from services.worker.engine.local.model.probe import ModelProbe, embedding_scale, linear_bias, linear_weight
-from services.worker.engine.local.schedule.scheduler import Chunk
+from services.worker.engine.local.schedule.scheduler import StepChunk
 from services.worker.engine.local.torch_form.kv_cache import KvCache
 from services.worker.engine.local.torch_form.replaced_modules import ReplacedModules
 from services.worker.engine.local.torch_form.torch_attention import PagedAttention
@@ -34,6 +34,11 @@ class TorchRunner:
             probe.kv_shapes, blocks=blocks, block_size=block_size, dtype=base.dtype, device=base.device
         )
 
+    @property
+    def mode(self) -> str:
+        """See Runner.mode."""
+        return f"torch/{str(self._base.dtype).removeprefix('torch.')}"
+
     def weight(self, path: str) -> Tensor:
         """See BaseWeights.weight."""
         if path == self._probe.embedding:
@@ -54,7 +59,7 @@ class TorchRunner:
         return LoadedAdapter(digest, weights)
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
         """See Runner.run."""
         tokens: list[int] = []
         positions: list[int] = []

@@ -1,0 +1,119 @@
+"""Deployments as messages, and what callers ask of them from messages; what is not done yet is refused by name."""
+
+from collections.abc import Mapping
+
+from loramux.deployment.v1 import deployment_pb2
+from services.common.errors import InvalidFieldError, NotImplementedYetError
+from services.registry.deployments.deployment import Adapter, Deployment, Failure, State
+from services.registry.deployments.list_query import ListQuery, Order
+from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
+
+STATES: Mapping[State, deployment_pb2.Deployment.State] = {
+    State.INITIALIZING: deployment_pb2.Deployment.STATE_INITIALIZING,
+    State.DEPLOYING: deployment_pb2.Deployment.STATE_DEPLOYING,
+    State.RUNNING: deployment_pb2.Deployment.STATE_RUNNING,
+    State.FAILED: deployment_pb2.Deployment.STATE_FAILED,
+    State.DELETED: deployment_pb2.Deployment.STATE_DELETED,
+}
+_STATES_OF = {number: state for state, number in STATES.items()}
+
+_List = deployment_pb2.ListDeploymentsRequest
+_ORDERS = {
+    _List.ORDER_UNSPECIFIED: Order.CREATE_TIME,
+    _List.ORDER_CREATE_TIME: Order.CREATE_TIME,
+    _List.ORDER_CREATE_TIME_DESCENDING: Order.CREATE_TIME_DESCENDING,
+    _List.ORDER_NAME: Order.NAME,
+}
+
+
+def deployment(one: Deployment) -> deployment_pb2.Deployment:
+    """As its owner sees it. The token stays behind."""
+    message = deployment_pb2.Deployment(
+        name=one.name,
+        uid=one.uid,
+        base_model=one.base_model,
+        target=deployment_pb2.DeploymentTarget(shared_base=deployment_pb2.SharedBase()),
+        state=STATES[one.state],
+        failure=_failure(one.failure),
+        status_message=one.status_message,
+        serving=_adapter(one.serving),
+        candidate=None if one.candidate is None else _adapter(one.candidate),
+        has_hub_token=one.wanted.hub_token is not None,
+        etag=one.etag,
+    )
+    message.create_time.FromDatetime(one.create_time)
+    message.update_time.FromDatetime(one.update_time)
+    return message
+
+
+def create_request(message: deployment_pb2.CreateDeploymentRequest) -> CreateRequest:
+    """What a caller wants deployed. Raises NotImplementedYetError."""
+    _refuse_what_is_to_come(message)
+    return CreateRequest(
+        deployment_id=message.deployment_id,
+        hub_repo=message.hub_repo,
+        revision=message.revision,
+        hub_token=message.hub_token,
+        base_model=message.base_model,
+        idempotency_key=message.idempotency_key,
+    )
+
+
+def update_request(message: deployment_pb2.UpdateDeploymentRequest) -> UpdateRequest:
+    """What a caller wants in place of what it has. Raises NotImplementedYetError."""
+    _refuse_what_is_to_come(message)
+    return UpdateRequest(
+        hub_repo=message.hub_repo if message.HasField("hub_repo") else None,
+        revision=message.revision if message.HasField("revision") else None,
+        hub_token=message.hub_token if message.HasField("hub_token") else None,
+        etag=message.etag,
+    )
+
+
+def list_query(message: deployment_pb2.ListDeploymentsRequest) -> ListQuery:
+    """Which deployments a caller wants listed. Raises InvalidFieldError."""
+    if len(message.states) > len(STATES):
+        raise InvalidFieldError("states", f"{len(message.states)} states", f"at most {len(STATES)} states")
+    for number in message.states:
+        if number not in _STATES_OF:
+            raise InvalidFieldError("states", number, "states of a deployment")
+    if message.order not in _ORDERS:
+        raise InvalidFieldError("order", message.order, f"one of {', '.join(_List.Order.keys())}")
+    return ListQuery(
+        states=tuple(_STATES_OF[number] for number in message.states),
+        search=message.search,
+        order=_ORDERS[message.order],
+    )
+
+
+def _refuse_what_is_to_come(
+    message: deployment_pb2.CreateDeploymentRequest | deployment_pb2.UpdateDeploymentRequest,
+) -> None:
+    if message.target.WhichOneof("target") == "merged_model":
+        raise NotImplementedYetError("target.merged_model", "a merged model")
+    if message.use_base_template:
+        raise NotImplementedYetError("use_base_template", "serving with the base's own chat template")
+    if message.accept_base_name:
+        raise NotImplementedYetError("accept_base_name", "taking an adapter that names another base")
+
+
+def _failure(failure: Failure | None) -> deployment_pb2.Failure | None:
+    if failure is None:
+        return None
+    return deployment_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
+
+
+def _adapter(adapter: Adapter) -> deployment_pb2.AdapterVersion:
+    version = adapter.version
+    if version is None:
+        return deployment_pb2.AdapterVersion(hub_repo=adapter.hub_repo, revision=adapter.revision)
+    return deployment_pb2.AdapterVersion(
+        number=adapter.number,
+        hub_repo=adapter.hub_repo,
+        revision=adapter.revision,
+        commit=version.commit,
+        digest=version.digest,
+        size_bytes=version.size_bytes,
+        rank=version.rank,
+        target_modules=version.target_modules,
+    )
