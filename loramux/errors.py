@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_REQUEST_ID = "x-loramux-request-id"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LoramuxError(Exception):
 
     def __init__(self, details: "ErrorDetails") -> None:
         super().__init__(f"{details.code.name}: {details.message}")
+        self.details = details
         self.code = details.code
         self.message = details.message
         self.reason = details.reason
@@ -32,10 +34,24 @@ class LoramuxError(Exception):
         self.retry_after = details.retry_after
         """Seconds after which a retry may succeed; None where no retry helps or none was named."""
         self.field_violations = details.field_violations
+        self.request_id = details.request_id
+        """The server's id of the call, to quote in a report; empty where no server answered."""
+
+    def __reduce__(self) -> "tuple[type[LoramuxError], tuple[ErrorDetails]]":
+        """By its details: an error crosses from one process to another as it is."""
+        return type(self), (self.details,)
 
 
 class InvalidArgumentError(LoramuxError):
     """A field is out of bounds, or the request is above what a limit can ever hold."""
+
+
+class MessageTooLargeError(InvalidArgumentError):
+    """The request is above what the transport takes in: 1 MiB."""
+
+
+class NotImplementedYetError(LoramuxError):
+    """The contract can say it, and the service does not do it yet; `metadata` names the field."""
 
 
 class UnauthenticatedError(LoramuxError):
@@ -95,6 +111,7 @@ class ErrorDetails:
     reason: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_after: float | None = None
+    request_id: str = ""
     field_violations: tuple[FieldViolation, ...] = ()
 
 
@@ -111,6 +128,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[LoramuxError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.CANCELLED: CancelledError,
     grpc.StatusCode.INTERNAL: InternalError,
+    grpc.StatusCode.UNIMPLEMENTED: NotImplementedYetError,
 }
 
 
@@ -127,6 +145,9 @@ def from_rpc_error(error: grpc.RpcError) -> LoramuxError:
     cls = _CLASSES.get(details.code, LoramuxError)
     if details.reason == "NO_CREDIT":
         cls = NoCreditError
+    if details.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details.reason:
+        # The transport's own: no limit of ours is without a reason.
+        cls = MessageTooLargeError
     return cls(details)
 
 
@@ -147,6 +168,7 @@ def decode(error: grpc.RpcError) -> ErrorDetails:
         elif packed.Unpack(bad):
             violations += [FieldViolation(one.field, one.description) for one in bad.field_violations]
     return ErrorDetails(
+        request_id=_request_id(error),
         code=call.code(),
         message=call.details() or "",
         reason=reason,
@@ -154,6 +176,12 @@ def decode(error: grpc.RpcError) -> ErrorDetails:
         retry_after=retry_after,
         field_violations=tuple(violations),
     )
+
+
+def _request_id(error: grpc.RpcError) -> str:
+    # As in status_of.
+    trailing = cast("Iterable[tuple[str, str]]", error.trailing_metadata() or ())
+    return next((value for key, value in trailing if key == _REQUEST_ID), "")
 
 
 def status_of(error: grpc.RpcError) -> status_pb2.Status | None:

@@ -2,7 +2,7 @@
 
 grpc applies the policy until the first response message, honours `grpc-retry-pushback-ms` in a status'
 trailing metadata, and repeats only calls named here: those that change nothing, and those that the server
-knows by their request_id.
+knows by their idempotency key.
 """
 
 import json
@@ -19,9 +19,15 @@ _SAFE_METHODS: Final = {
         "GetDeployment",
         "ListDeployments",
         "WatchDeployment",
+        "ListDeploymentVersions",
     ),
     "loramux.account.v1.AccountService": (
+        "CreateAccount",
+        "CreateKey",
         "GrantCredit",
+        "ListAccounts",
+        "QueryUsage",
+        "RefundRequest",
         "GetAccount",
         "ListKeys",
         "ListUsage",

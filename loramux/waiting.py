@@ -27,6 +27,10 @@ class DeploymentFailedError(errors.FailedPreconditionError):
         )
         self.deployment = deployment
 
+    def __reduce__(self) -> tuple[type["DeploymentFailedError"], tuple[deployment_pb2.Deployment]]:  # type: ignore[override]
+        """See LoramuxError; made from the deployment."""
+        return type(self), (self.deployment,)
+
 
 class Wait:
     """A wait for a deployment to run, over as many watch calls as it takes."""

@@ -105,7 +105,7 @@ def test_only_calls_that_are_safe_to_repeat_are_repeated() -> None:
     repeated = {(one["service"], one["method"]) for one in config["name"]}
     assert all(method in services[service] for service, method in repeated)
     assert {method for _, method in repeated}.isdisjoint(
-        {"UpdateDeployment", "DeleteDeployment", "CreateAccount", "CreateKey", "RevokeKey"}
+        {"UpdateDeployment", "DeleteDeployment", "RollBackDeployment", "UpdateAccount", "RevokeKey"}
     )
 
 
