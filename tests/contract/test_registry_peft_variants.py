@@ -237,7 +237,7 @@ def save_with_peft(variant: Variant, base_folder: Path, folder: Path) -> tuple[b
 def admit(config: bytes, tensors: Shapes, base: BaseModel) -> AdapterModules:
     data = safetensors(tensors)
     end = 8 + int(struct.unpack("<Q", data[:8])[0])
-    return check_header(data[8:end], file_size=len(data), config=parse_config(config, base), base=base)
+    return check_header(data[8:end], file_size=len(data), fitted=parse_config(config, base), base=base)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -1,25 +1,25 @@
-"""PEFT's module patterns: which one a module takes, and which ones are safe to match.
+"""PEFT's tables from module pattern to number: which number a module takes, and which patterns are safe to match.
 
-Patterns are regular expressions of strangers, and Python's engine can take years over one while the whole
-process waits. So the steps that a pattern can take are bounded before it is ever matched. The worker matches
-`alpha_pattern` too, and only sees patterns that passed here.
+Patterns are regular expressions of strangers, and Python's engine can take years over one while the whole process
+waits. So the steps that a table can take are bounded before any of it is matched, and each is compiled once.
 """
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
 # Private, but the only parser there is; sre_parse is its deprecated name.
 from re import _parser  # type: ignore[attr-defined]
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from services.common.errors import InvalidFieldError
+from services.common.adapters.refusals import config_invalid
 
 MAX_PATTERN_LENGTH = 256
-MAX_STEPS = 1_000_000
+MAX_STEPS = 500_000
 """For all patterns of one table together, on one module."""
 
-_PATH_LENGTH = 128
+Number = TypeVar("Number", int, float)
+
 _PLAIN = frozenset({"LITERAL", "NOT_LITERAL", "ANY", "IN", "AT"})
 _REPEATS = frozenset({"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"})
 
@@ -28,36 +28,67 @@ class _UnboundedError(Exception):
     """The pattern has a part whose steps are not bounded here."""
 
 
-def check_patterns(field: str, patterns: Iterable[str]) -> None:
-    """Raise InvalidFieldError unless every pattern is short and valid, and all match in reasonable time."""
-    steps = 0
-    for pattern in patterns:
-        if len(pattern) > MAX_PATTERN_LENGTH:
-            raise _invalid(field, pattern, f"patterns of at most {MAX_PATTERN_LENGTH} characters")
+class PatternTable(Generic[Number]):
+    """What one table of a config gives each module of a base. Immutable, but for what it remembers."""
+
+    def __init__(self, key: str, numbers: Mapping[str, Number], paths: Collection[str]) -> None:
+        """`key` is the table's name in the config, `paths` are those of the base's modules.
+
+        Raises InvalidFieldError unless there are at most as many patterns as modules, every one is short and valid,
+        and all match in reasonable time.
+        """
+        if len(numbers) > len(paths):
+            raise config_invalid(
+                key, f"{len(numbers)} patterns", f"at most {len(paths)}, one for each module of the base"
+            )
+        longest = max(map(len, paths), default=0)
+        self._patterns: list[tuple[_Pattern, Number]] = [
+            (_Pattern(key, pattern), number) for pattern, number in numbers.items()
+        ]
+        if sum(pattern.steps(longest) for pattern, _ in self._patterns) > MAX_STEPS:
+            raise config_invalid(
+                key, ", ".join(numbers), "fewer or simpler patterns: these take too long to match"
+            )
+        self._known: dict[str, Number | None] = {}
+
+    def items(self) -> Collection[tuple[str, Number]]:
+        """Patterns and their numbers, in the order of the config."""
+        return [(pattern.text, number) for pattern, number in self._patterns]
+
+    def number_of(self, path: str) -> Number | None:
+        """That of the first pattern that the path of a base's module ends with, as PEFT's get_pattern_key has it."""
+        if path not in self._known:
+            self._known[path] = next(
+                (number for pattern, number in self._patterns if pattern.compiled.match(path)), None
+            )
+        return self._known[path]
+
+
+class _Pattern:
+    """One that is short, valid and safe to match; its constructor raises InvalidFieldError for any other."""
+
+    def __init__(self, key: str, text: str) -> None:
+        if len(text) > MAX_PATTERN_LENGTH:
+            raise config_invalid(key, text, f"patterns of at most {MAX_PATTERN_LENGTH} characters")
         try:
-            ways, repeats = _cost(_parser.parse(pattern))
-            _compile(pattern)
+            # By itself first: `a)(b` is a pattern only together with the brackets around it.
+            self._ways, self._repeats = _cost(_parser.parse(text))
+            self.compiled = re.compile(rf"(.*\.)?({text})$")
         except (re.error, RecursionError, OverflowError) as error:
-            raise _invalid(field, pattern, f"module paths or regular expressions ({error})") from None
+            raise config_invalid(key, text, f"module paths or regular expressions ({error})") from None
         except _UnboundedError:
-            raise _invalid(
-                field,
-                pattern,
+            raise config_invalid(
+                key,
+                text,
                 "patterns without look-around, back references, flags, or repeats of what can itself vary",
             ) from None
+        self.text = text
+
+    def steps(self, length: int) -> int:
+        """The most that matching it to a path of `length` characters takes."""
         # One more repeat: the prefix that PEFT puts before each pattern.
-        steps += ways * _PATH_LENGTH ** (repeats + 1) // math.factorial(repeats + 1)
-        if steps > MAX_STEPS:
-            raise _invalid(field, pattern, "fewer or simpler patterns: these take too long to match")
-
-
-def first_match(patterns: Iterable[str], path: str) -> str | None:
-    """The first pattern that a module path ends with, as PEFT 0.21's get_pattern_key has it."""
-    return next((pattern for pattern in patterns if _compile(pattern).match(path)), None)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(.*\.)?({pattern})$")
+        repeats = self._repeats + 1
+        return self._ways * (int(length**repeats) // math.factorial(repeats))
 
 
 def _cost(parsed: Any) -> tuple[int, int]:  # Any: the parser's own trees
@@ -86,7 +117,3 @@ def _cost_of_repeat(most: int, repeated: tuple[int, int]) -> tuple[int, int]:
     if repeated != (1, 0):
         raise _UnboundedError
     return 1, 1
-
-
-def _invalid(field: str, value: str, bound: str) -> InvalidFieldError:
-    return InvalidFieldError(field, value, bound, reason="ADAPTER_CONFIG_INVALID")

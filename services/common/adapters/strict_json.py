@@ -13,7 +13,7 @@ def parse_object(data: bytes) -> dict[str, Any]:  # Any: JSON values, checked by
     """The object that `data` holds. Raises StrictJsonError."""
     try:
         value = json.loads(
-            data.decode(),
+            data.decode("utf-8-sig"),  # editors of some systems put a byte order mark first
             object_pairs_hook=_without_duplicates,
             parse_constant=_refuse_constant,
             parse_float=_finite,

@@ -8,10 +8,12 @@ import asyncio
 import hashlib
 from pathlib import PurePosixPath
 
+from services.common.adapters.config import MAX_BYTES
+from services.common.adapters.refusals import CONFIG, WEIGHTS
 from services.common.errors import InvalidFieldError, PreconditionError
 from services.registry.admission import base_rules, header_check
 from services.registry.admission import safetensors_header as safetensors
-from services.registry.admission.base_rules import AdapterConfig
+from services.registry.admission.base_rules import FittedConfig
 from services.registry.admission.header_check import AdapterModules
 from services.registry.bases.base_model import BaseModel
 from services.registry.deployments.deployment import AdapterVersion
@@ -37,40 +39,40 @@ class Admission:
         """
         at = await self._hub.resolve(hub_repo, revision, token=token)
         _check_files(at)
-        size = sum(at.files[name].size for name in (base_rules.NAME, header_check.NAME))
+        size = sum(at.files[name].size for name in (CONFIG, WEIGHTS))
         if size > self._max_bytes:
             raise InvalidFieldError(
                 "adapter", f"{size} bytes", f"at most {self._max_bytes} bytes", reason="ADAPTER_TOO_LARGE"
             )
         config_bytes = await self._read_config(at, token)
-        config = base_rules.parse_config(config_bytes, base)
-        modules = await self._check_header(at, token, config, base)
-        weights = at.files[header_check.NAME]
+        fitted = base_rules.parse_config(config_bytes, base)
+        modules = await self._check_header(at, token, fitted, base)
+        weights = at.files[WEIGHTS]
         return AdapterVersion(
             hub_repo=hub_repo,
             commit=at.commit,
             config_sha256=hashlib.sha256(config_bytes).hexdigest(),
-            weights_sha256=weights.sha256 or await self._hub.sha256(at, header_check.NAME, token=token),
+            weights_sha256=weights.sha256 or await self._hub.sha256(at, WEIGHTS, token=token),
             size_bytes=size,
             rank=modules.rank,
             target_modules=modules.target_modules,
         )
 
     async def _read_config(self, at: HubCommit, token: str) -> bytes:
-        size = at.files[base_rules.NAME].size
-        if size > base_rules.MAX_BYTES:
+        size = at.files[CONFIG].size
+        if size > MAX_BYTES:
             raise InvalidFieldError(
-                base_rules.NAME,
+                CONFIG,
                 f"{size} bytes",
-                f"at most {base_rules.MAX_BYTES} bytes",
+                f"at most {MAX_BYTES} bytes",
                 reason="ADAPTER_CONFIG_INVALID",
             )
-        return await self._hub.read(at, base_rules.NAME, token=token, length=base_rules.MAX_BYTES)
+        return await self._hub.read(at, CONFIG, token=token, length=MAX_BYTES)
 
     async def _check_header(
-        self, at: HubCommit, token: str, config: AdapterConfig, base: BaseModel
+        self, at: HubCommit, token: str, fitted: FittedConfig, base: BaseModel
     ) -> AdapterModules:
-        name = header_check.NAME
+        name = WEIGHTS
         size = at.files[name].size
         begin = await self._hub.read(at, name, token=token, length=_FIRST_READ)
         try:
@@ -84,23 +86,23 @@ class Admission:
             header_check.check_header,
             begin[safetensors.LENGTH_BYTES : end],
             file_size=size,
-            config=config,
+            fitted=fitted,
             base=base,
         )
 
 
 def _check_files(at: HubCommit) -> None:
-    missing = [name for name in (base_rules.NAME, header_check.NAME) if name not in at.files]
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in at.files]
     if not missing:
         return
     metadata = {"repo": at.repo, "commit": at.commit, "files": ", ".join(missing)}
     pickles = sorted(name for name in at.files if PurePosixPath(name).suffix in _PICKLE_SUFFIXES)
-    if missing == [header_check.NAME] and pickles:
+    if missing == [WEIGHTS] and pickles:
         raise PreconditionError(
             "ADAPTER_PICKLE_ONLY",
             at.repo,
             f"the Hub repo {at.repo} has its weights as {pickles[0]} only, which executes code when it is loaded; "
-            f"save them as {header_check.NAME} (PEFT's save_pretrained does)",
+            f"save them as {WEIGHTS} (PEFT's save_pretrained does)",
             metadata,
         )
     raise PreconditionError(

@@ -6,15 +6,13 @@ The tensors decide which modules LoRA adapts. Every tensor must be used, and non
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.common.adapters import refusals
 from services.common.adapters.refusals import tensors_invalid, unsupported
+from services.common.adapters.tensor_names import FORM, GOES_WITH, is_lora, split_name
 from services.common.errors import InvalidFieldError
-from services.registry.admission.base_rules import AdapterConfig
-from services.registry.admission.expected_tensors import GOES_WITH, are_lora, slots_of, split_name
+from services.registry.admission.base_rules import FittedConfig
+from services.registry.admission.expected_tensors import slots_of
 from services.registry.admission.safetensors_header import HeaderError, TensorEntry, parse_header
 from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind
-
-NAME = refusals.WEIGHTS
 
 _DTYPES = ("F32", "F16", "BF16")
 _NEED_PERMISSION = (ModuleKind.LINEAR, ModuleKind.EMBEDDING, ModuleKind.OUTPUT)
@@ -30,26 +28,26 @@ class AdapterModules:
     """Last parts of the paths of modules that have LoRA, are saved whole or have rows of tokens; sorted."""
 
 
-def check_header(header: bytes, *, file_size: int, config: AdapterConfig, base: BaseModel) -> AdapterModules:
+def check_header(header: bytes, *, file_size: int, fitted: FittedConfig, base: BaseModel) -> AdapterModules:
     """Check the JSON header of an adapter's weights in full. Raises InvalidFieldError, naming the tensor."""
     try:
         tensors = parse_header(header, file_size=file_size)
     except HeaderError as error:
         raise not_safetensors(error) from None
     modules = _by_module(tensors)
-    adapted = {path for path, parts in modules.items() if are_lora(parts)}
+    adapted = {path for path, parts in modules.items() if any(map(is_lora, parts))}
     if not adapted:
         raise tensors_invalid("", "without LoRA weights", "a file with LoRA weights of at least one module")
     for path, parts in modules.items():
         if path not in base.modules:
             raise tensors_invalid("module", path, f"a module of base model {base.name}")
-        _check_module(path, parts, config, base)
+        _check_module(path, parts, fitted, base)
     for path in base.modules:
         if path not in modules:  # without any tensor, though the config may ask for some
-            _check_module(path, {}, config, base)
-    changed = adapted | config.saved | config.rows.counts.keys()
+            _check_module(path, {}, fitted, base)
+    changed = adapted | fitted.saved | fitted.rows.counts.keys()
     return AdapterModules(
-        max(config.rank_of(path) for path in adapted),
+        max(fitted.config.rank_of(path) for path in adapted),
         tuple(sorted({path.rpartition(".")[2] for path in changed})),
     )
 
@@ -67,7 +65,7 @@ def _by_module(tensors: Mapping[str, TensorEntry]) -> dict[str, dict[str, Tensor
             raise tensors_invalid(
                 "tensor name",
                 name,
-                f"base_model.model.<module path>. and one of {', '.join(GOES_WITH)}; nothing would use this tensor",
+                f"{FORM}; nothing would use this tensor",
             )
         if tensor.dtype not in _DTYPES:
             raise tensors_invalid(f"dtype of {name}", tensor.dtype, f"one of {', '.join(_DTYPES)}")
@@ -76,14 +74,12 @@ def _by_module(tensors: Mapping[str, TensorEntry]) -> dict[str, dict[str, Tensor
     return modules
 
 
-def _check_module(
-    path: str, parts: Mapping[str, TensorEntry], config: AdapterConfig, base: BaseModel
-) -> None:
+def _check_module(path: str, parts: Mapping[str, TensorEntry], fitted: FittedConfig, base: BaseModel) -> None:
     module = base.modules[path]
-    adapted = are_lora(parts)
+    adapted = any(map(is_lora, parts))
     if adapted:
-        _check_combination(path, module, config)
-    slots = slots_of(path, module, config, adapted=adapted)
+        _check_combination(path, module, fitted)
+    slots = slots_of(path, module, fitted, adapted=adapted)
     for part in parts:
         if part not in slots:
             raise tensors_invalid(
@@ -91,7 +87,7 @@ def _check_module(
                 f"base_model.model.{path}.{part}",
                 f"one that would be used: {part} goes with {GOES_WITH[part]}",
             )
-    if adapted or path in config.saved or path in config.rows.counts:
+    if adapted or path in fitted.saved or path in fitted.rows.counts:
         _check_permission(path, module, base)
     for part, slot in slots.items():
         tensor = parts.get(part)
@@ -105,13 +101,13 @@ def _check_module(
             )
 
 
-def _check_combination(path: str, module: BaseModule, config: AdapterConfig) -> None:
+def _check_combination(path: str, module: BaseModule, fitted: FittedConfig) -> None:
     """What PEFT gives no meaning to, or one that depends on the order in which it wraps the module."""
-    if path in config.saved:
+    if path in fitted.saved:
         raise unsupported("modules_to_save", path, "modules without LoRA weights")
-    if path in config.rows.modules:
+    if path in fitted.rows.modules:
         raise unsupported("trainable_token_indices", path, "about modules without LoRA weights")
-    if config.lora_bias and module.kind is ModuleKind.EMBEDDING:
+    if fitted.config.lora_bias and module.kind is ModuleKind.EMBEDDING:
         raise unsupported("lora_bias", value=True, bound=f"false where LoRA is on {path}, an embedding")
 
 

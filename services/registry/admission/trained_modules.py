@@ -6,7 +6,7 @@ After PEFT 0.21's set_additional_trainable_modules in peft/utils/other.py.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.common.adapters import strict_json
+from services.common.adapters.config import AdapterConfig
 from services.common.adapters.refusals import config_invalid, unsupported
 from services.registry.bases.base_model import BaseModel, ModuleKind
 
@@ -25,25 +25,21 @@ class TokenRows:
     """Paths of the modules that these rows change: those of `counts`, and a tied output layer that has no own."""
 
 
-def saved_modules(value: object, base: BaseModel) -> frozenset[str]:
+def saved_modules(config: AdapterConfig, base: BaseModel) -> frozenset[str]:
     """Paths of the modules that `modules_to_save` names. Raises InvalidFieldError.
 
     A name that stands for nothing in the base is passed over, as PEFT does.
     """
-    if value is None:
-        return frozenset()
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise config_invalid(_SAVED, value, "a list of module names, or null")
-    paths = {path for name in value for path in base.paths_ending_with(name)}
+    paths = {path for name in config.saved for path in base.paths_ending_with(name)}
     for path in sorted(paths):
         if not _is_one_of(_SAVED_KINDS, path, base):
             raise unsupported(_SAVED, path, "norms, the input embedding or the output layer of the base")
     return frozenset(paths)
 
 
-def token_rows(value: object, base: BaseModel, *, saved: frozenset[str]) -> TokenRows:
+def token_rows(config: AdapterConfig, base: BaseModel, *, saved: frozenset[str]) -> TokenRows:
     """What `trainable_token_indices` trains, `saved` being what is saved whole. Raises InvalidFieldError."""
-    ids_by_path = _ids_by_path(value, base)
+    ids_by_path = _ids_by_path(config, base)
     modules = set(ids_by_path)
     embedding, output = base.path_of(ModuleKind.EMBEDDING), base.path_of(ModuleKind.OUTPUT)
     if embedding in ids_by_path and output is not None and base.modules[output].tied:
@@ -60,49 +56,35 @@ def token_rows(value: object, base: BaseModel, *, saved: frozenset[str]) -> Toke
     return TokenRows({path: len(ids) for path, ids in ids_by_path.items()}, frozenset(modules))
 
 
-def _ids_by_path(value: object, base: BaseModel) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for name, ids in _by_name(value, base).items():
-        checked = _ids(ids)
-        if not checked:
-            continue
-        paths = base.paths_ending_with(name)
-        if not name or not paths:
-            raise config_invalid(_TOKENS, name, f"about modules of base model {base.name}")
-        for path in paths:
+def _ids_by_path(config: AdapterConfig, base: BaseModel) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, ids in config.token_ids.items():
+        for path in _paths_of(name, ids, base):
             if not _is_one_of(_ROW_KINDS, path, base):
                 raise unsupported(_TOKENS, path, "about the input embedding or the output layer of the base")
             if path in found:
                 raise config_invalid(_TOKENS, name, f"about different modules; two names stand for {path}")
             vocabulary = base.modules[path].weight[0]
-            stranger = next((one for one in checked if not 0 <= one < vocabulary), None)
+            stranger = next((one for one in ids if not 0 <= one < vocabulary), None)
             if stranger is not None:
                 raise config_invalid(_TOKENS, stranger, f"token ids from 0 to {vocabulary - 1}")
-            found[path] = checked
+            found[path] = ids
     return found
 
 
-def _by_name(value: object, base: BaseModel) -> dict[str, object]:
-    if value is None:
-        return {}
-    if isinstance(value, dict):
-        return value
+def _paths_of(name: str, ids: tuple[int, ...], base: BaseModel) -> list[str]:
+    """What a name stands for; the empty one is the input embedding."""
+    if name:
+        paths = base.paths_ending_with(name)
+        if not paths:
+            raise config_invalid(_TOKENS, name, f"about modules of base model {base.name}")
+        return paths
     embedding = base.path_of(ModuleKind.EMBEDDING)
     if embedding is None:
         raise unsupported(
-            _TOKENS, value, f"null: base model {base.name} has no input embedding by a known name"
+            _TOKENS, list(ids), f"null: base model {base.name} has no input embedding by a known name"
         )
-    return {embedding: value}
-
-
-def _ids(value: object) -> list[int]:
-    if isinstance(value, list):
-        ids = [one for one in value if strict_json.is_int(one)]
-        if len(ids) == len(value) == len(set(ids)):
-            return ids
-    raise config_invalid(
-        _TOKENS, value, "a list of distinct token ids, an object from module name to such a list, or null"
-    )
+    return [embedding]
 
 
 def _is_one_of(kinds: tuple[ModuleKind, ...], path: str, base: BaseModel) -> bool:

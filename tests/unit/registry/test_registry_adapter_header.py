@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidFieldError
-from services.registry.admission.base_rules import AdapterConfig
+from services.registry.admission.base_rules import parse_config
 from services.registry.admission.header_check import AdapterModules, check_header
 from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind, Price, Tokenizer
 
@@ -30,7 +30,17 @@ BASE = BaseModel(
     },
     tokenizer=Tokenizer(b"", "", {}),
 )
-CONFIG = AdapterConfig(r=4, rank_pattern={"down_proj": 2})
+FITTED = parse_config(
+    json.dumps(
+        {
+            "peft_type": "LORA",
+            "base_model_name_or_path": "org/Tiny",
+            "r": 4,
+            "rank_pattern": {"down_proj": 2},
+        }
+    ).encode(),
+    BASE,
+)
 Header = dict[str, dict[str, Any]]
 
 
@@ -64,7 +74,7 @@ def lay_out(header: Header) -> Header:
 def check(header: Header, *, extra_bytes: int = 0, base: BaseModel = BASE) -> AdapterModules:
     data = json.dumps(header).encode()
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    return check_header(data, file_size=8 + len(data) + end + extra_bytes, config=CONFIG, base=base)
+    return check_header(data, file_size=8 + len(data) + end + extra_bytes, fitted=FITTED, base=base)
 
 
 def refusal(header: Header, **options: Any) -> str:
@@ -89,7 +99,7 @@ def test_the_dtypes_of_training_pass(dtype: str) -> None:
 def test_metadata_is_no_tensor() -> None:
     data = json.dumps({"__metadata__": {"format": "pt"}, **whole()}).encode()
     end = whole()[name(DOWN, "B")]["data_offsets"][1]
-    assert check_header(data, file_size=8 + len(data) + end, config=CONFIG, base=BASE).rank == 4
+    assert check_header(data, file_size=8 + len(data) + end, fitted=FITTED, base=BASE).rank == 4
 
 
 @pytest.mark.parametrize("dtype", ["F64", "I8"])
@@ -202,7 +212,7 @@ def test_sizes_must_add_up_to_the_file(extra_bytes: int) -> None:
 def test_a_malformed_entry_is_refused(entry: Any) -> None:
     data = json.dumps({name(Q, "A"): entry}).encode()
     with pytest.raises(InvalidFieldError) as caught:
-        check_header(data, file_size=8 + len(data) + 128, config=CONFIG, base=BASE)
+        check_header(data, file_size=8 + len(data) + 128, fitted=FITTED, base=BASE)
     assert "q_proj" in caught.value.message
 
 
@@ -210,4 +220,4 @@ def test_a_name_that_appears_twice_is_refused() -> None:
     data = json.dumps(whole()).encode()
     doubled = data[:-1] + b", " + data[1:]
     with pytest.raises(InvalidFieldError, match="twice"):
-        check_header(doubled, file_size=10**6, config=CONFIG, base=BASE)
+        check_header(doubled, file_size=10**6, fitted=FITTED, base=BASE)

@@ -52,7 +52,7 @@ def check(tensors: Tensors, base: BaseModel = BASE, **config: Any) -> AdapterMod
     end = 8 + int(struct.unpack("<Q", data[:8])[0])
     document = {"peft_type": "LORA", "base_model_name_or_path": "org/Tiny", "r": 4, **config}
     parsed = parse_config(json.dumps(document).encode(), base)
-    return check_header(data[8:end], file_size=len(data), config=parsed, base=base)
+    return check_header(data[8:end], file_size=len(data), fitted=parsed, base=base)
 
 
 ACCEPTED: dict[str, tuple[Tensors, dict[str, Any]]] = {

@@ -237,9 +237,9 @@ async def test_a_failure_in_a_route_is_its_reason_and_a_line(routes: Routes) -> 
 async def test_a_tensor_with_a_name_of_megabytes_stays_small_in_failure_and_route(routes: Routes) -> None:
     name = f"base_model.model.{'x' * 2_500_000}.lora_A.weight"
     header = json.dumps({name: {"dtype": "I8", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    config = parse_config(json.dumps(adapter_config()).encode(), BASE)
+    fitted = parse_config(json.dumps(adapter_config()).encode(), BASE)
     with pytest.raises(InvalidFieldError) as caught:
-        check_header(header, file_size=8 + len(header) + 1, config=config, base=BASE)
+        check_header(header, file_size=8 + len(header) + 1, fitted=fitted, base=BASE)
     failure = Failure.of(caught.value)
     assert failure.reason == "ADAPTER_TENSORS_INVALID"
     assert len(failure.message) <= 1_024

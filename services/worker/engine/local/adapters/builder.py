@@ -7,20 +7,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from services.common.errors import InvalidFieldError
-from services.worker.engine.local.adapters import config_reader
-from services.worker.engine.local.adapters.config_reader import AdapterConfig
+from services.common.adapters import tensor_names as names
+from services.common.adapters.config import AdapterConfig
+from services.common.adapters.refusals import config_invalid, tensors_invalid, unsupported
 from services.worker.engine.local.adapters.delta import Delta
 from services.worker.engine.local.adapters.embedding import EmbeddingChange
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights
-from services.worker.engine.local.adapters.module_tensors import NAME, ModuleTensors, tensors_invalid
+from services.worker.engine.local.adapters.module_tensors import ModuleTensors
 from services.worker.engine.local.adapters.token_rows import TokenRows
 from services.worker.engine.local.model.probe import LinearModule, ModelProbe
 
-_A, _B = "lora_A.weight", "lora_B.weight"
-_EMBEDDING_A, _EMBEDDING_B = "lora_embedding_A", "lora_embedding_B"
-_MAGNITUDE = "lora_magnitude_vector"
-_TOKENS = "token_adapter.trainable_tokens_delta"
 _ROWS_AT_ONCE = 4096
 
 
@@ -76,11 +72,8 @@ class AdapterBuilder:
                 raise tensors_invalid("module", path, "a module of the base that can be adapted")
             tensors.check_used()
         if not self._pairs:
-            raise InvalidFieldError(
-                NAME,
-                "without LoRA weights",
-                "LoRA weights of at least one module",
-                reason="ADAPTER_TENSORS_INVALID",
+            raise tensors_invalid(
+                "", "without LoRA weights", "a file with LoRA weights of at least one module"
             )
         self._check_token_ids()
         output_rows = self._rows.get(self._probe.output)
@@ -96,7 +89,7 @@ class AdapterBuilder:
             if not path or not self._config.saves(path):
                 continue
             if path not in self._probe.norms and path not in (self._probe.embedding, self._probe.output):
-                raise _unsupported(
+                raise unsupported(
                     "modules_to_save", path, "a norm, the input embedding or the output layer of the base"
                 )
             if path not in modules:
@@ -110,19 +103,19 @@ class AdapterBuilder:
                 own["bias"] = self._convert(path, tensors.take("bias", (linear.outputs,)))
             self._replaced[path] = own
             return
-        if _TOKENS in tensors:
+        if names.TOKEN_ROWS in tensors:
             if path != self._probe.output:
-                raise _unsupported("trainable_token_indices", path, "the input embedding or the output layer")
+                raise unsupported("trainable_token_indices", path, "the input embedding or the output layer")
             self._take_rows(tensors, linear.outputs, linear.inputs, scale=1.0)
             return
         own_bias = self._base.bias(path)
-        if _A in tensors or _B in tensors:
+        if names.A in tensors or names.B in tensors:
             delta = self._low_rank(tensors, linear)
             self._check_copy(tensors)
-            bias_part, trained = "base_layer.bias", config.bias != "none"
+            bias_part, trained = names.BASE_BIAS, config.bias != "none"
         else:
             delta = Delta()
-            bias_part, trained = "bias", config.bias == "all"
+            bias_part, trained = names.BIAS, config.bias == "all"
         if trained and own_bias is not None:
             trained_bias = self._wide(tensors, bias_part, (linear.outputs,))
             delta = _with_bias(delta, trained_bias - own_bias.float())
@@ -141,13 +134,13 @@ class AdapterBuilder:
         path, config = tensors.path, self._config
         self._pairs += 1
         rank, scale = config.rank_of(path), config.scale_of(path)
-        a = tensors.take(_A, (rank, linear.inputs))
-        b = tensors.take(_B, (linear.outputs, rank))
+        a = tensors.take(names.A, (rank, linear.inputs))
+        b = tensors.take(names.B, (linear.outputs, rank))
         # Scaled in float32 and rounded once. One factor less to keep, and to multiply by in every step.
         scaled = b.float() * scale
-        delta = Delta(self._convert(f"{path}.{_A}", a), self._convert(f"{path}.{_B}", scaled))
+        delta = Delta(self._convert(f"{path}.{names.A}", a), self._convert(f"{path}.{names.B}", scaled))
         if config.lora_bias:
-            return _with_bias(delta, self._wide(tensors, "lora_B.bias", (linear.outputs,)) * scale)
+            return _with_bias(delta, self._wide(tensors, names.B_BIAS, (linear.outputs,)) * scale)
         if config.dora:
             norms = _row_norms(self._base.weight(path), scaled.to(self._device), a.float().to(self._device))
             return Delta(delta.a, delta.b, multiplier=self._magnitude(tensors, norms))
@@ -161,23 +154,23 @@ class AdapterBuilder:
         if config.saves(path):
             table = tensors.take("weight", (vocabulary, hidden))
             self._embedding = EmbeddingChange(table=self._convert(path, table, scale))
-        elif _TOKENS in tensors:
+        elif names.TOKEN_ROWS in tensors:
             self._take_rows(tensors, vocabulary, hidden, scale=scale)
         else:
             self._pairs += 1
             rank, lora_scale = config.rank_of(path), config.scale_of(path)
             if config.lora_bias:
-                raise _unsupported("lora_bias", True, f"false where {path} is adapted")
-            a = tensors.take(_EMBEDDING_A, (rank, vocabulary))
-            b = tensors.take(_EMBEDDING_B, (hidden, rank))
+                raise unsupported("lora_bias", True, f"false where {path} is adapted")
+            a = tensors.take(names.EMBEDDING_A, (rank, vocabulary))
+            b = tensors.take(names.EMBEDDING_B, (hidden, rank))
             multiplier = None
             if config.dora:
                 wide_a, wide_b = a.float().to(self._device), b.float().to(self._device) * lora_scale
                 multiplier = self._magnitude(tensors, _column_norms(weight, wide_a.t(), wide_b.t()))
             self._check_copy(tensors)
             self._embedding = EmbeddingChange(
-                a=self._convert(f"{path}.{_EMBEDDING_A}", a.t()),
-                b=self._convert(f"{path}.{_EMBEDDING_B}", b.t(), lora_scale * scale),
+                a=self._convert(f"{path}.{names.EMBEDDING_A}", a.t()),
+                b=self._convert(f"{path}.{names.EMBEDDING_B}", b.t(), lora_scale * scale),
                 multiplier=multiplier,
             )
 
@@ -200,9 +193,9 @@ class AdapterBuilder:
         ids = self._token_ids(path)
         stranger = next((one for one in ids if not 0 <= one < vocabulary), None)
         if stranger is not None:
-            raise _config_invalid("trainable_token_indices", stranger, f"from 0 to {vocabulary - 1}")
+            raise config_invalid("trainable_token_indices", stranger, f"from 0 to {vocabulary - 1}")
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        trained = tensors.take(_TOKENS, (len(ids), hidden))[order]
+        trained = tensors.take(names.TOKEN_ROWS, (len(ids), hidden))[order]
         token_ids = torch.tensor(sorted(ids), dtype=torch.int64, device=self._device)
         self._rows[path] = TokenRows(token_ids, self._convert(path, trained))
         if path == self._probe.embedding:
@@ -213,7 +206,7 @@ class AdapterBuilder:
             if path.endswith(name) if name else path == self._probe.embedding:
                 return ids
         raise tensors_invalid(
-            f"{path}.{_TOKENS}", "there", "missing: trainable_token_indices does not name the module"
+            f"{path}.{names.TOKEN_ROWS}", "there", "missing: trainable_token_indices does not name the module"
         )
 
     def _check_token_ids(self) -> None:
@@ -222,7 +215,7 @@ class AdapterBuilder:
             tied = self._probe.tied and self._probe.output.endswith(name) and self._rows
             if path is None and not tied:
                 raise tensors_invalid(
-                    _TOKENS,
+                    names.TOKEN_ROWS,
                     "missing",
                     f"there for {name or self._probe.embedding}, as trainable_token_indices says",
                 )
@@ -231,27 +224,27 @@ class AdapterBuilder:
         """PEFT has no order between rows of the output layer and another change of it; neither have we."""
         output = self._probe.output
         if output in self._deltas or output in self._replaced:
-            raise _unsupported("trainable_token_indices", output, "a module without another change")
+            raise unsupported("trainable_token_indices", output, "a module without another change")
         if self._base.bias(output) is not None:
-            raise _unsupported("trainable_token_indices", output, "a module without a bias")
+            raise unsupported("trainable_token_indices", output, "a module without a bias")
 
     def _check_copy(self, tensors: ModuleTensors) -> None:
         """With an adapted embedding or output layer PEFT saves the base's own weight; one that differs is another base."""
         path = tensors.path
-        if "base_layer.weight" not in tensors:
+        if names.BASE_WEIGHT not in tensors:
             return
         own = self._base.weight(path)
-        copy = tensors.take("base_layer.weight", tuple(own.shape))
+        copy = tensors.take(names.BASE_WEIGHT, tuple(own.shape))
         if not torch.equal(copy.to(own.device, own.dtype), own):
             raise tensors_invalid(
-                f"{path}.base_layer.weight",
+                f"{path}.{names.BASE_WEIGHT}",
                 "another weight than the base's",
                 "the base's own weight, or left out",
             )
 
     def _magnitude(self, tensors: ModuleTensors, norms: Tensor) -> Tensor:
-        multiplier = self._wide(tensors, _MAGNITUDE, tuple(norms.shape)) / norms
-        return _finite(f"{tensors.path}.{_MAGNITUDE}", multiplier)
+        multiplier = self._wide(tensors, names.MAGNITUDE, tuple(norms.shape)) / norms
+        return _finite(f"{tensors.path}.{names.MAGNITUDE}", multiplier)
 
     def _wide(self, tensors: ModuleTensors, part: str, shape: tuple[int, ...]) -> Tensor:
         """A vector in float32."""
@@ -291,11 +284,3 @@ def _column_norms(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _with_bias(delta: Delta, bias: Tensor) -> Delta:
     both = bias if delta.bias is None else delta.bias + bias
     return Delta(delta.a, delta.b, multiplier=delta.multiplier, bias=both)
-
-
-def _config_invalid(key: str, value: object, bound: str) -> InvalidFieldError:
-    return InvalidFieldError(f"{config_reader.NAME}: {key}", value, bound, reason="ADAPTER_CONFIG_INVALID")
-
-
-def _unsupported(key: str, value: object, bound: str) -> InvalidFieldError:
-    return InvalidFieldError(f"{config_reader.NAME}: {key}", value, bound, reason="ADAPTER_UNSUPPORTED")

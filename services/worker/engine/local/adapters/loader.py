@@ -1,14 +1,17 @@
 """Loads an adapter's two files: all that they change is applied exactly, or the adapter is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from services.common.adapters import config as peft_config
+from services.common.adapters.config import AdapterConfig
+from services.common.adapters.refusals import CONFIG, config_invalid
 from services.common.logs import get_logger
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.adapters.builder import AdapterBuilder, BaseWeights
-from services.worker.engine.local.adapters.config_reader import read_config
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.local.adapters.module_tensors import read_tensors
 from services.worker.engine.local.model.probe import ModelProbe
@@ -33,9 +36,19 @@ class AdapterLoader:
 
         Raises InvalidFieldError, naming what cannot be applied exactly.
         """
-        config = read_config(files.folder)
+        config = read_config(files.folder, self.probe.paths)
         modules = read_tensors(files.folder)
         weights = AdapterBuilder(self.probe, self.base, config, self.dtype, self.device).build(modules)
         adapter = self.prepare(files.digest, weights)
         _log.info("adapter_loaded", digest=files.digest, modules=len(modules), bytes=adapter.nbytes)
         return adapter
+
+
+def read_config(folder: Path, paths: Collection[str]) -> AdapterConfig:
+    """An adapter's config, for a base whose modules have these paths. Raises InvalidFieldError."""
+    try:
+        with (folder / CONFIG).open("rb") as file:
+            data = file.read(peft_config.MAX_BYTES + 1)
+    except OSError as error:
+        raise config_invalid("", str(error), "a file that can be read") from None
+    return peft_config.parse_config(data, paths)

@@ -6,17 +6,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from services.common.errors import InvalidFieldError
+from services.common.adapters.refusals import WEIGHTS, tensors_invalid
+from services.common.adapters.tensor_names import FORM, split_name
 
-NAME = "adapter_model.safetensors"
-
-_PARTS = (
-    "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_embedding_A", "lora_embedding_B",
-    "token_adapter.trainable_tokens_delta", "base_layer.weight", "base_layer.bias", "weight", "bias",
-)  # fmt: skip
-# Longest first, so that `x.lora_A.weight` is not `weight` of `x.lora_A`.
-_SUFFIXES = tuple(f".{part}" for part in _PARTS)
-_PREFIX = "base_model.model."
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -54,15 +46,12 @@ def read_tensors(folder: Path) -> dict[str, ModuleTensors]:
     """All tensors of the file, by path of the module. Raises InvalidFieldError for names and dtypes that nothing uses."""
     modules: dict[str, ModuleTensors] = {}
     try:
-        with safe_open(folder / NAME, framework="pt") as file:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # not a mapping: it has no iterator
-                path, part = _split(name)
-                if not path:
-                    raise tensors_invalid(
-                        "tensor name",
-                        name,
-                        f"base_model.model.<module path>. and one of {', '.join(_PARTS)}; nothing would use it",
-                    )
+                split = split_name(name)
+                if split is None:
+                    raise tensors_invalid("tensor name", name, f"{FORM}; nothing would use this tensor")
+                path, part = split
                 tensor = file.get_tensor(name)
                 if tensor.dtype not in _DTYPES:
                     raise tensors_invalid(
@@ -70,21 +59,5 @@ def read_tensors(folder: Path) -> dict[str, ModuleTensors]:
                     )
                 modules.setdefault(path, ModuleTensors(path)).put(part, tensor)
     except (OSError, SafetensorError) as error:
-        raise InvalidFieldError(
-            NAME, str(error), "a whole safetensors file", reason="ADAPTER_TENSORS_INVALID"
-        ) from None
+        raise tensors_invalid("", str(error), "a whole safetensors file") from None
     return modules
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Module path and part of a tensor's name; empty where it is no such name."""
-    if name.startswith(_PREFIX):
-        for suffix in _SUFFIXES:
-            if name.endswith(suffix):
-                return name[len(_PREFIX) : -len(suffix)], suffix[1:]
-    return "", ""
-
-
-def tensors_invalid(field: str, value: object, bound: str) -> InvalidFieldError:
-    """The refusal of something in the file."""
-    return InvalidFieldError(f"{NAME}: {field}", value, bound, reason="ADAPTER_TENSORS_INVALID")
