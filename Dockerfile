@@ -8,7 +8,7 @@ RUN /opt/loramux/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} torch
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY loramux loramux
 COPY services services
-RUN /opt/loramux/bin/pip install --no-cache-dir -c constraints.txt '.[worker]'
+RUN /opt/loramux/bin/pip install --no-cache-dir -c constraints.txt . './services[worker]'
 
 FROM python:3.11-slim
 # The worker compiles its kernels for the CPU it starts on, and caches them in its volume.

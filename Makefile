@@ -12,11 +12,11 @@ help: ## List the targets
 
 venv: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml services/pyproject.toml constraints.txt
 	@echo "==> Python environment in $(VENV) (several minutes the first time)"
 	@test -x $(PY) || python3 -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 2>&1 | grep -v 'is ignored: it is' || true
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' > $(VENV)/install.log 2>&1 \
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]' -e './services[worker]' > $(VENV)/install.log 2>&1 \
 	  || { tail -n 20 $(VENV)/install.log; exit 1; }
 	@touch $@
 

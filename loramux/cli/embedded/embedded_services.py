@@ -278,4 +278,4 @@ def _check_installed() -> None:
     """A missing extra is said here, and not by three tracebacks in logs."""
     for module in ("services.registry", "services.gateway", "services.worker", "sqlalchemy", "torch"):
         if importlib.util.find_spec(module) is None:
-            raise EmbeddedError(f"{module} is not installed here: pip install 'loramux[all]'")
+            raise EmbeddedError(f"{module} is not installed here: pip install 'loramux-services[worker]'")
