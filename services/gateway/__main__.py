@@ -18,6 +18,7 @@ from services.common.clock import Clock, SystemClock
 from services.common.database import open_database
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
+from services.gateway.accounts.account_desk import AccountDesk
 from services.gateway.accounts.accounts import Accounts
 from services.gateway.accounts.auth import Authenticator
 from services.gateway.accounts.keys import Keys
@@ -25,6 +26,7 @@ from services.gateway.admission import Admissions
 from services.gateway.billing.ledger import Ledger
 from services.gateway.billing.prices import PriceBook
 from services.gateway.billing.usage import UsageRecords
+from services.gateway.deployments.deployment_desk import DeploymentDesk
 from services.gateway.generate import Generate
 from services.gateway.limits.limiter import Limits
 from services.gateway.limits.memory_limiter import MemoryLimiter
@@ -33,10 +35,11 @@ from services.gateway.routes import RouteTable, RouteUpdate
 from services.gateway.rpc import account_servicer, deployment_servicer, inference_servicer
 from services.gateway.rpc.account_servicer import AccountServicer
 from services.gateway.rpc.caller import KeyDoor
-from services.gateway.rpc.deployment_servicer import DeploymentForwarder
+from services.gateway.rpc.deployment_servicer import DeploymentServicer
 from services.gateway.rpc.inference_servicer import InferenceServicer
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.transactions import Transactions
+from services.gateway.upstream.deployment_client import DeploymentClient
 from services.gateway.upstream.routing_client import RoutingClient
 from services.gateway.upstream.worker_client import WorkerClient
 
@@ -54,7 +57,7 @@ class Gateway:
     """A gateway that serves."""
 
     server: RpcServer
-    forwarder: DeploymentForwarder
+    deployments: DeploymentClient
     admissions: Admissions
     drain_seconds: float
     failed: "asyncio.Future[None]"
@@ -62,7 +65,7 @@ class Gateway:
 
     async def while_draining(self) -> None:
         """End the streams that would outlast the drain, and know what is cut at its end."""
-        self.forwarder.end_watches()
+        self.deployments.end_watches()
         self.admissions.cut_after(self.drain_seconds)
 
 
@@ -100,20 +103,22 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
             limits=defaults,
             clock=clock,
         )
-        forwarder = DeploymentForwarder(calls, registry)
+        deployments = DeploymentClient(calls, registry)
         server = RpcServer(
             settings,
             _bindings(
                 KeyDoor(auth),
                 InferenceServicer(generate),
-                forwarder,
+                DeploymentServicer(DeploymentDesk(deployments)),
                 AccountServicer(
-                    auth=auth,
-                    accounts=accounts,
-                    keys=keys,
-                    ledger=ledger,
-                    records=records,
-                    defaults=defaults,
+                    AccountDesk(
+                        auth=auth,
+                        accounts=accounts,
+                        keys=keys,
+                        ledger=ledger,
+                        records=records,
+                        defaults=defaults,
+                    )
                 ),
             ),
         )
@@ -140,7 +145,7 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
         await server.ready()
         yield Gateway(
             server=server,
-            forwarder=forwarder,
+            deployments=deployments,
             admissions=admissions,
             drain_seconds=settings.drain_seconds,
             failed=failed,
@@ -194,7 +199,7 @@ async def _background(*parts: Coroutine[None, None, NoReturn]) -> AsyncIterator[
 def _bindings(
     door: KeyDoor,
     inference: InferenceServicer,
-    deployments: DeploymentForwarder,
+    deployments: DeploymentServicer,
     accounts: AccountServicer,
 ) -> list[ServiceBinding]:
     return [

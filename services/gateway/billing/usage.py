@@ -7,6 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common import errors
 from services.gateway.accounts.paging import Place
 from services.gateway.billing.money import TokenPrice
 from services.gateway.billing.rules import Ending, OpenRequest, Outcome
@@ -15,6 +16,14 @@ from services.gateway.storage.transactions import Transactions
 
 # What sqlalchemy types a row of a whole table as.
 Row = sa.Row[tuple[object, ...]]
+
+_MAX_NAME = 256
+
+
+def check_span(start: datetime | None, end: datetime | None, path: str) -> None:
+    """Raise InvalidFieldError, naming the field under `path`, for a span that ends before it begins."""
+    if start is not None and end is not None and end < start:
+        raise errors.InvalidFieldError(f"{path}end_time", end.isoformat(), "not before start_time")
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,14 @@ class UsageFilter:
     start: datetime | None = None
     end: datetime | None = None
     """By end time, the first included, the second not."""
+
+    def check(self) -> None:
+        """Raise InvalidFieldError for a name that none can have, and a span that ends before it begins."""
+        for field in ("model", "base_model", "key"):
+            value = getattr(self, field)
+            if len(value) > _MAX_NAME:
+                raise errors.InvalidFieldError(f"filter.{field}", value, f"at most {_MAX_NAME} characters")
+        check_span(self.start, self.end, "filter.")
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -6,15 +6,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from loramux.account.v1 import account_pb2, key_pb2, usage_pb2
 from services.common import errors
-from services.gateway.accounts.accounts import Account, AccountLimits
+from services.gateway.accounts.account_desk import AccountView
+from services.gateway.accounts.accounts import AccountLimits
 from services.gateway.accounts.keys import Key
-from services.gateway.billing.ledger import Balance
 from services.gateway.billing.rules import Outcome
 from services.gateway.billing.usage import BillLine, UsageFilter, UsageRecord
-from services.gateway.limits.limiter import Limits
 from services.gateway.rpc.inference_messages import token_price
 
-_MAX_NAME = 256
 _OUTCOMES = {
     Outcome.COMPLETED: usage_pb2.UsageRecord.OUTCOME_COMPLETED,
     Outcome.CANCELLED: usage_pb2.UsageRecord.OUTCOME_CANCELLED,
@@ -47,28 +45,21 @@ def check_key_request(message: account_pb2.CreateKeyRequest) -> None:
 
 def usage_filter(message: usage_pb2.UsageFilter) -> UsageFilter:
     """Raises InvalidFieldError."""
-    start, end = span(message, "filter.")
-    for field in ("model", "base_model", "key"):
-        value = getattr(message, field)
-        if len(value) > _MAX_NAME:
-            raise errors.InvalidFieldError(f"filter.{field}", value, f"at most {_MAX_NAME} characters")
-    return UsageFilter(message.model, message.base_model, message.key, start, end)
+    return UsageFilter(message.model, message.base_model, message.key, *span(message, "filter."))
 
 
 def span(
     message: usage_pb2.UsageFilter | account_pb2.GetBillRequest, path: str
 ) -> tuple[datetime | None, datetime | None]:
-    """The span of time that a message names. Raises InvalidFieldError."""
+    """The two moments that a message names. Raises InvalidFieldError for what is no moment."""
     start = _moment(message.start_time, f"{path}start_time") if message.HasField("start_time") else None
     end = _moment(message.end_time, f"{path}end_time") if message.HasField("end_time") else None
-    if start is not None and end is not None and end < start:
-        raise errors.InvalidFieldError(f"{path}end_time", end.isoformat(), "not before start_time")
     return start, end
 
 
-def account_message(account: Account, balance: Balance, defaults: Limits) -> account_pb2.Account:
+def account_message(view: AccountView) -> account_pb2.Account:
     """With the limits that the operator has set for it, and those that hold."""
-    in_force = account.limits.over(defaults)
+    account, in_force, balance = view.account, view.effective_limits, view.balance
     return account_pb2.Account(
         name=account.id,
         state=account_pb2.Account.STATE_ACTIVE,

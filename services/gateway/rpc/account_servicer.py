@@ -1,70 +1,39 @@
-"""AccountService over gRPC: who may do what, and translation."""
+"""AccountService over gRPC: translation only."""
 
 from loramux.account.v1 import account_pb2, account_pb2_grpc
 from services.common import errors
 from services.common.rpc_types import RpcContext
-from services.gateway.accounts.accounts import Account, Accounts
-from services.gateway.accounts.auth import Authenticator
-from services.gateway.accounts.keys import Keys
-from services.gateway.accounts.names import (
-    check_account_name,
-    check_idempotency_key,
-    check_known_account,
-    check_known_key,
-)
-from services.gateway.accounts.paging import page_size, page_token, place_of
-from services.gateway.billing.ledger import Balance, Ledger
-from services.gateway.billing.usage import UsageRecords
-from services.gateway.limits.limiter import Limits
+from services.gateway.accounts.account_desk import AccountDesk
 from services.gateway.rpc import account_messages, caller
 
 NAME = account_pb2.DESCRIPTOR.services_by_name["AccountService"].full_name
 
 
 class AccountServicer(account_pb2_grpc.AccountServiceServicer):
-    """Errors are those of the parts; the interceptor turns them into statuses."""
+    """Errors are those of the desk; the interceptor turns them into statuses."""
 
-    def __init__(
-        self,
-        *,
-        auth: Authenticator,
-        accounts: Accounts,
-        keys: Keys,
-        ledger: Ledger,
-        records: UsageRecords,
-        defaults: Limits,
-    ) -> None:
-        """`defaults` are the operator's limits."""
-        self._auth = auth
-        self._accounts = accounts
-        self._keys = keys
-        self._ledger = ledger
-        self._records = records
-        self._defaults = defaults
+    def __init__(self, desk: AccountDesk) -> None:
+        self._desk = desk
 
     async def CreateAccount(
         self, request: account_pb2.CreateAccountRequest, context: RpcContext
     ) -> account_pb2.CreateAccountResponse:
         """Operator: open an account."""
-        caller.principal().operator()
-        check_account_name(request.account_id)
-        check_idempotency_key(request.idempotency_key)
-        account = await self._accounts.create(
+        view = await self._desk.create_account(
+            caller.principal(),
             request.account_id,
             account_messages.limits(request.limits),
             request.credit_pico_usd,
             request.idempotency_key,
         )
-        balance = await self._ledger.balance(account.id)
-        return account_pb2.CreateAccountResponse(account=self._message(account, balance))
+        return account_pb2.CreateAccountResponse(account=account_messages.account_message(view))
 
     async def GetAccount(
         self, request: account_pb2.GetAccountRequest, context: RpcContext
     ) -> account_pb2.GetAccountResponse:
         """Limits and balance."""
-        account = await self._account(request.account)
-        balance = await self._ledger.balance(account.id)
-        return account_pb2.GetAccountResponse(account=self._message(account, balance))
+        view = await self._desk.get_account(caller.principal(), request.account)
+        return account_pb2.GetAccountResponse(account=account_messages.account_message(view))
 
     async def ListAccounts(
         self, request: account_pb2.ListAccountsRequest, context: RpcContext
@@ -84,15 +53,10 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.GrantCreditRequest, context: RpcContext
     ) -> account_pb2.GrantCreditResponse:
         """Operator: add credit, once for each idempotency key."""
-        caller.principal().operator()
-        if request.amount_pico_usd <= 0:
-            raise errors.InvalidFieldError("amount_pico_usd", request.amount_pico_usd, "above 0")
-        # Without one, a retry would grant twice.
-        check_idempotency_key(request.idempotency_key, required=True)
-        check_known_account(request.account)
-        account = await self._accounts.get(request.account)
-        balance = await self._ledger.grant(account.id, request.amount_pico_usd, request.idempotency_key)
-        return account_pb2.GrantCreditResponse(account=self._message(account, balance))
+        view = await self._desk.grant_credit(
+            caller.principal(), request.account, request.amount_pico_usd, request.idempotency_key
+        )
+        return account_pb2.GrantCreditResponse(account=account_messages.account_message(view))
 
     async def RefundRequest(
         self, request: account_pb2.RefundRequestRequest, context: RpcContext
@@ -106,78 +70,57 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
     ) -> account_pb2.CreateKeyResponse:
         """A new key, with its secret."""
         account_messages.check_key_request(request)
-        check_idempotency_key(request.idempotency_key)
-        account = await self._account(request.account)
-        key, secret = await self._keys.create(account.id, request.description, request.idempotency_key)
+        key, secret = await self._desk.create_key(
+            caller.principal(), request.account, request.description, request.idempotency_key
+        )
         return account_pb2.CreateKeyResponse(key=account_messages.key_message(key), secret=secret)
 
     async def ListKeys(
         self, request: account_pb2.ListKeysRequest, context: RpcContext
     ) -> account_pb2.ListKeysResponse:
         """Keys, oldest first."""
-        account = await self._account(request.account)
-        listing = ("keys", account.id)
-        size = page_size(request.page_size)
-        found = await self._keys.page(account.id, place_of(request.page_token, listing), size + 1)
+        page = await self._desk.list_keys(
+            caller.principal(), request.account, request.page_size, request.page_token
+        )
         return account_pb2.ListKeysResponse(
-            keys=[account_messages.key_message(key) for key in found[:size]],
-            next_page_token=page_token(listing, found[size - 1].place) if len(found) > size else "",
+            keys=map(account_messages.key_message, page.entries), next_page_token=page.next_token
         )
 
     async def RevokeKey(
         self, request: account_pb2.RevokeKeyRequest, context: RpcContext
     ) -> account_pb2.RevokeKeyResponse:
-        """End a key: here at once, in other gateways within 5 s."""
-        principal = caller.principal()
-        check_known_key(request.name)
-        key = await self._keys.revoke(request.name, None if principal.is_operator else principal.account)
-        self._auth.forget(key.id)
+        """End a key."""
+        key = await self._desk.revoke_key(caller.principal(), request.name)
         return account_pb2.RevokeKeyResponse(key=account_messages.key_message(key))
 
     async def ListUsage(
         self, request: account_pb2.ListUsageRequest, context: RpcContext
     ) -> account_pb2.ListUsageResponse:
         """Usage records, newest first."""
-        account = await self._account(request.account)
-        only = account_messages.usage_filter(request.filter)
-        listing = ("usage", account.id, *only.words)
-        size = page_size(request.page_size)
-        after = place_of(request.page_token, listing)
-        found = await self._records.page(account.id, only, after, size + 1)
+        page = await self._desk.list_usage(
+            caller.principal(),
+            request.account,
+            account_messages.usage_filter(request.filter),
+            request.page_size,
+            request.page_token,
+        )
         return account_pb2.ListUsageResponse(
-            records=[account_messages.usage_message(record) for record in found[:size]],
-            next_page_token=page_token(listing, found[size - 1].place) if len(found) > size else "",
+            records=map(account_messages.usage_message, page.entries), next_page_token=page.next_token
         )
 
     async def QueryUsage(
         self, request: account_pb2.QueryUsageRequest, context: RpcContext
     ) -> account_pb2.QueryUsageResponse:
         """Not done yet."""
-        await self._account(request.account)
+        await self._desk.get_account(caller.principal(), request.account)
         raise errors.NotImplementedYetError("QueryUsage", "sums of usage")
 
     async def GetBill(
         self, request: account_pb2.GetBillRequest, context: RpcContext
     ) -> account_pb2.GetBillResponse:
         """What was charged in a span of time."""
-        account = await self._account(request.account)
         start, end = account_messages.span(request, "")
-        lines = await self._records.bill(account.id, start, end)
+        bill = await self._desk.get_bill(caller.principal(), request.account, start, end)
         return account_pb2.GetBillResponse(
-            lines=[account_messages.bill_line(line) for line in lines],
-            total_pico_usd=sum(line.total for line in lines),
+            lines=map(account_messages.bill_line, bill.lines), total_pico_usd=bill.total
         )
-
-    async def _account(self, asked: str) -> Account:
-        """The account that a call is about. Raises NotFoundError, the same for unknown and foreign ones."""
-        principal = caller.principal()
-        if principal.is_operator:
-            if not asked:
-                raise errors.InvalidFieldError("account", "", "an account's name; the operator has none")
-        elif asked not in ("", principal.account):
-            raise errors.NotFoundError("account", asked)
-        check_known_account(asked or principal.account)
-        return await self._accounts.get(asked or principal.account)
-
-    def _message(self, account: Account, balance: Balance) -> account_pb2.Account:
-        return account_messages.account_message(account, balance, self._defaults)

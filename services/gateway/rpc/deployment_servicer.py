@@ -1,146 +1,96 @@
-"""DeploymentService at the gateway: authenticates, and passes each call on to the registry as it is."""
+"""DeploymentService at the gateway over gRPC: translation only."""
 
-# methods are named by grpc
-
-import asyncio
-from typing import TYPE_CHECKING, TypeVar
-
-import grpc.aio
+import contextlib
 
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
-from services.common import errors, interceptors, internal
+from services.common.interceptors import AnswerStream
 from services.common.rpc_types import RpcContext
-from services.common.shielding import task_is_cancelled
+from services.gateway.deployments.deployment_desk import DeploymentDesk
 from services.gateway.rpc import caller
-from services.gateway.upstream.failed_calls import from_failed_call
-
-if TYPE_CHECKING:
-    # A name of the stubs alone: at runtime the sync stub serves both.
-    from loramux.deployment.v1.deployment_pb2_grpc import DeploymentServiceAsyncStub
+from services.gateway.rpc import deployment_messages as messages
 
 NAME = deployment_pb2.DESCRIPTOR.services_by_name["DeploymentService"].full_name
 
-_Watch = grpc.aio.UnaryStreamCall[
-    deployment_pb2.WatchDeploymentRequest,
-    deployment_pb2.WatchDeploymentResponse,
-]
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
-_RETRY_SECONDS = 1.0
+class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
+    """Errors are those of the desk; the interceptor turns them into statuses."""
 
-
-class DeploymentForwarder(deployment_pb2_grpc.DeploymentServiceServicer):
-    """Adds the caller's account; statuses of the registry reach the client with all their details."""
-
-    def __init__(
-        self,
-        calls: internal.InternalCalls,
-        channel: grpc.aio.Channel,
-    ) -> None:
-        self._calls = calls
-        self._registry: DeploymentServiceAsyncStub = deployment_pb2_grpc.DeploymentServiceStub(channel)
-        self._watches: set[_Watch] = set()
-
-    def end_watches(self) -> None:
-        """End the streams that would otherwise outlast a drain; their clients find another gateway."""
-        for call in self._watches:
-            call.cancel()
+    def __init__(self, desk: DeploymentDesk) -> None:
+        self._desk = desk
 
     async def ListBaseModels(
         self, request: deployment_pb2.ListBaseModelsRequest, context: RpcContext
     ) -> deployment_pb2.ListBaseModelsResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.ListBaseModels, request)
+        """What adapters can be deployed on."""
+        page = await self._desk.list_base_models(caller.principal(), messages.page_request(request))
+        return deployment_pb2.ListBaseModelsResponse(
+            base_models=map(messages.base_model_message, page.entries), next_page_token=page.next_token
+        )
 
     async def CreateDeployment(
         self, request: deployment_pb2.CreateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.CreateDeploymentResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.CreateDeployment, request)
+        """Take a name, and begin."""
+        view = await self._desk.create(caller.principal(), messages.new_deployment(request))
+        return deployment_pb2.CreateDeploymentResponse(deployment=messages.deployment_message(view))
 
     async def GetDeployment(
         self, request: deployment_pb2.GetDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.GetDeploymentResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.GetDeployment, request)
+        """A deployment as it is."""
+        view = await self._desk.get(caller.principal(), request.name)
+        return deployment_pb2.GetDeploymentResponse(deployment=messages.deployment_message(view))
 
     async def ListDeployments(
         self, request: deployment_pb2.ListDeploymentsRequest, context: RpcContext
     ) -> deployment_pb2.ListDeploymentsResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.ListDeployments, request)
+        """The caller's deployments."""
+        page = await self._desk.list(
+            caller.principal(), messages.query(request), messages.page_request(request)
+        )
+        return deployment_pb2.ListDeploymentsResponse(
+            deployments=map(messages.deployment_message, page.entries), next_page_token=page.next_token
+        )
 
     async def UpdateDeployment(
         self, request: deployment_pb2.UpdateDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.UpdateDeploymentResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.UpdateDeployment, request)
+        """Another version under the same name, or other settings."""
+        view = await self._desk.update(caller.principal(), messages.change(request))
+        return deployment_pb2.UpdateDeploymentResponse(deployment=messages.deployment_message(view))
 
     async def DeleteDeployment(
         self, request: deployment_pb2.DeleteDeploymentRequest, context: RpcContext
     ) -> deployment_pb2.DeleteDeploymentResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.DeleteDeployment, request)
-
-    async def ListDeploymentVersions(
-        self, request: deployment_pb2.ListDeploymentVersionsRequest, context: RpcContext
-    ) -> deployment_pb2.ListDeploymentVersionsResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.ListDeploymentVersions, request)
-
-    async def RollBackDeployment(
-        self, request: deployment_pb2.RollBackDeploymentRequest, context: RpcContext
-    ) -> deployment_pb2.RollBackDeploymentResponse:
-        """Forwarded."""
-        return await self._forward(self._registry.RollBackDeployment, request)
+        """Free a name."""
+        view = await self._desk.delete(caller.principal(), request.name, request.etag)
+        return deployment_pb2.DeleteDeploymentResponse(deployment=messages.deployment_message(view))
 
     async def WatchDeployment(  # type: ignore[override]  # the stubs allow generators only; see interceptors
         self, request: deployment_pb2.WatchDeploymentRequest, context: RpcContext
     ) -> None:
-        """Forwarded, message by message."""
-        call = self._registry.WatchDeployment(request, metadata=self._metadata())
-        self._watches.add(call)
-        stream = interceptors.AnswerStream(context)
-        try:
-            async for message in call:
-                await stream.write(message)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
-        except asyncio.CancelledError:
-            if task_is_cancelled():
-                raise
-            raise errors.UnavailableError(
-                "DRAINING",
-                "the gateway is stopping; watch again",
-                retry_after=_RETRY_SECONDS,
-            ) from None
-        finally:
-            self._watches.discard(call)
-            call.cancel()
+        """A deployment as it is, then each change."""
+        stream = AnswerStream(context)
+        watch = self._desk.watch(caller.principal(), request.name)
+        async with contextlib.aclosing(watch) as views:
+            async for view in views:
+                shown = messages.deployment_message(view)
+                await stream.write(deployment_pb2.WatchDeploymentResponse(deployment=shown))
 
-    async def _forward(
-        self,
-        method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
-        request: Request,
-    ) -> Response:
-        try:
-            return await method(request, metadata=self._metadata())
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from error
+    async def ListDeploymentVersions(
+        self, request: deployment_pb2.ListDeploymentVersionsRequest, context: RpcContext
+    ) -> deployment_pb2.ListDeploymentVersionsResponse:
+        """The versions that have served under a name."""
+        page = await self._desk.list_versions(
+            caller.principal(), request.name, messages.page_request(request)
+        )
+        return deployment_pb2.ListDeploymentVersionsResponse(
+            versions=map(messages.version_message, page.entries), next_page_token=page.next_token
+        )
 
-    def _metadata(self) -> internal.Metadata:
-        account = caller.principal().member()
-        return self._calls.metadata(request_id=interceptors.request_id(), account=account)
-
-
-def _failure(error: grpc.aio.AioRpcError) -> errors.ServiceError:
-    return from_failed_call(
-        error,
-        errors.UnavailableError(
-            "REGISTRY_UNREACHABLE",
-            "the registry cannot be reached now",
-            retry_after=_RETRY_SECONDS,
-        ),
-        interceptors.request_id(),
-    )
+    async def RollBackDeployment(
+        self, request: deployment_pb2.RollBackDeploymentRequest, context: RpcContext
+    ) -> deployment_pb2.RollBackDeploymentResponse:
+        """Put an earlier version back."""
+        view = await self._desk.roll_back(caller.principal(), request.name, request.version, request.etag)
+        return deployment_pb2.RollBackDeploymentResponse(deployment=messages.deployment_message(view))

@@ -70,6 +70,8 @@ async def test_a_watch_is_forwarded_message_by_message_until_the_client_leaves(t
         )
         for state in (pb.Deployment.STATE_INITIALIZING, pb.Deployment.STATE_RUNNING):
             message = pb.WatchDeploymentResponse(deployment=pb.Deployment(state=state))
+            message.deployment.create_time.GetCurrentTime()
+            message.deployment.update_time.GetCurrentTime()
             r.registry.watch_messages.put_nowait(message)
             assert await watch.read() == message
         watch.cancel()
