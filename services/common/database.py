@@ -7,19 +7,22 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 
 async def open_database(url: str, migrations: Path) -> AsyncEngine:
     """Connect to `url` and bring its schema to the newest revision under `migrations`.
 
     SQLite transactions begin as writers: one that first reads and then writes could not be retried by
-    waiting, and would fail under load.
+    waiting, and would fail under load. So there is one at a time, and one connection, for which they wait in line:
+    connections that waited for each other inside SQLite would be served by chance, and some never.
     """
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
+    if sa.make_url(url).get_backend_name() == "sqlite":
+        engine = create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0)
         sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         sa.event.listen(engine.sync_engine, "begin", _begin_as_writer)
+    else:
+        engine = create_async_engine(url)
     async with engine.begin() as connection:
         await connection.run_sync(_upgrade, migrations)
     return engine

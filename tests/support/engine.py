@@ -105,7 +105,9 @@ class Stepper:
         self._base = load_base_model(base, "cpu", "float32")
         probe = probe_model(self._base.model)
         self._pool = BlockPool(blocks, 16, prefix_cache=False)
-        self._scheduler = Scheduler(self._pool, max_sequences=64, prefill_tokens=prefill_tokens)
+        self._scheduler = Scheduler[LoadedAdapter](
+            self._pool, max_sequences=64, prefill_tokens=prefill_tokens
+        )
         self._runner = make_runner(
             self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels, threads=1
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.common.errors import InvalidFieldError
 from services.worker.engine.interface import EngineStoppedError
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.engine_config import EngineConfig
 from services.worker.engine.local.local_engine import LocalEngine
 from services.worker.engine.local.schedule.scheduler import StepChunk
@@ -91,7 +92,7 @@ async def test_a_failed_step_ends_those_who_took_part_and_the_engine_goes_on(
         runner = engine._loop._runner
         run = runner.run
 
-        def run_and_fail(chunks: Sequence[StepChunk]) -> Tensor:
+        def run_and_fail(chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
             if any(chunk.sequence.output_length == 5 for chunk in chunks):
                 raise torch.OutOfMemoryError
             return run(chunks)
@@ -110,7 +111,7 @@ async def test_tokens_from_before_a_failure_still_arrive(base: Path, monkeypatch
         runner = engine._loop._runner
         run = runner.run
 
-        def run_and_fail(chunks: Sequence[StepChunk]) -> Tensor:
+        def run_and_fail(chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
             if chunks[0].sequence.output_length == 5:
                 raise RuntimeError
             return run(chunks)
@@ -133,7 +134,7 @@ async def test_a_defect_of_the_loop_leaves_nobody_waiting(
 ) -> None:
     async with running_engine(base) as engine:
 
-        def fail() -> list[StepChunk]:
+        def fail() -> list[StepChunk[LoadedAdapter]]:
             raise RuntimeError
 
         monkeypatch.setattr(engine._loop._scheduler, "schedule", fail)

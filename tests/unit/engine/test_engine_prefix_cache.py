@@ -2,12 +2,12 @@
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from services.worker.engine.interface import EngineRequest, Sampling
-from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.local.output_streams import OutputStream
 from services.worker.engine.local.schedule.block_pool import BlockPool
 from services.worker.engine.local.schedule.scheduler import Scheduler
@@ -18,18 +18,25 @@ from tests.support.models import write_tiny_base
 SIZE = 4
 
 
-def make_sequence(tokens: list[int], *, account: str = "a", adapter: str = "") -> Sequence:
+@dataclass(frozen=True)
+class Handle:
+    """An adapter, as far as scheduling looks at it."""
+
+    digest: str
+
+
+def make_sequence(tokens: list[int], *, account: str = "a", adapter: str = "") -> Sequence[Handle]:
     request = EngineRequest("r", account, tokens, Sampling(max_tokens=100))
-    loaded = LoadedAdapter(adapter, AdapterWeights()) if adapter else None
+    loaded = Handle(adapter) if adapter else None
     return Sequence(request, loaded, frozenset(), OutputStream())
 
 
-def make_scheduler(blocks: int = 20, *, prefix_cache: bool = True) -> tuple[Scheduler, BlockPool]:
+def make_scheduler(blocks: int = 20, *, prefix_cache: bool = True) -> tuple[Scheduler[Handle], BlockPool]:
     pool = BlockPool(blocks, SIZE, prefix_cache=prefix_cache)
     return Scheduler(pool, max_sequences=8, prefill_tokens=100), pool
 
 
-def run_to_end(scheduler: Scheduler, sequence: Sequence) -> int:
+def run_to_end(scheduler: Scheduler[Handle], sequence: Sequence[Handle]) -> int:
     """Compute a sequence's prompt, end it, and return how much of it was cached."""
     scheduler.add(sequence)
     for chunk in scheduler.schedule():
@@ -131,7 +138,7 @@ def test_a_preempted_sequence_takes_its_own_blocks_over_but_reports_none_of_them
 def test_however_prefixes_are_shared_every_block_is_held_as_often_as_it_is_used(seed: int) -> None:
     dice = random.Random(seed)
     scheduler, pool = make_scheduler(blocks=12)
-    held: dict[Sequence, int] = {}
+    held: dict[Sequence[Handle], int] = {}
     for _ in range(2000):
         if len(held) < 12 and dice.random() < 0.4:
             # Few distinct tokens: prefixes meet all the time.

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import dataclass
 
 import pytest
 
@@ -12,7 +13,14 @@ from services.worker.engine.local.schedule.sequence import Sequence
 from tests.support.engine import make_request
 
 
-def make_sequence(prompt_length: int) -> Sequence:
+@dataclass(frozen=True)
+class Handle:
+    """An adapter, as far as scheduling looks at it."""
+
+    digest: str
+
+
+def make_sequence(prompt_length: int) -> Sequence[Handle]:
     """A prompt like no other."""
     prompt = [next(_serial) for _ in range(prompt_length)]
     return Sequence(make_request(prompt), None, frozenset(), OutputStream())
@@ -23,12 +31,12 @@ _serial = itertools.count()
 
 def make_scheduler(
     blocks: int = 100, *, block_size: int = 4, max_sequences: int = 8, prefill_tokens: int = 10
-) -> tuple[Scheduler, BlockPool]:
+) -> tuple[Scheduler[Handle], BlockPool]:
     pool = BlockPool(blocks, block_size)
     return Scheduler(pool, max_sequences=max_sequences, prefill_tokens=prefill_tokens), pool
 
 
-def compute(scheduler: Scheduler, chunks: list[StepChunk]) -> None:
+def compute(scheduler: Scheduler[Handle], chunks: list[StepChunk[Handle]]) -> None:
     """What a step does to its sequences, with token 0 sampled everywhere."""
     for chunk in chunks:
         samples = chunk.samples
@@ -37,7 +45,7 @@ def compute(scheduler: Scheduler, chunks: list[StepChunk]) -> None:
             chunk.sequence.tokens.append(0)
 
 
-def lengths(chunks: list[StepChunk]) -> list[int]:
+def lengths(chunks: list[StepChunk[Handle]]) -> list[int]:
     return [chunk.length for chunk in chunks]
 
 
@@ -124,7 +132,7 @@ def test_whatever_comes_and_goes_everything_ends_and_no_block_is_lost(seed: int)
     dice = random.Random(seed)
     scheduler, pool = make_scheduler(blocks=12, max_sequences=5, prefill_tokens=dice.randint(1, 20))
     capacity = pool.total * pool.block_size
-    targets: dict[Sequence, int] = {}
+    targets: dict[Sequence[Handle], int] = {}
     for _ in range(2000):
         if len(targets) < 40 and dice.random() < 0.3:
             prompt = dice.randint(1, capacity - 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from services.common.logs import get_logger
 from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish, StepStats
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.output_streams import Outbox
 from services.worker.engine.local.runner import Runner
 from services.worker.engine.local.sampler import Sampled, SampleRow, sample
@@ -25,7 +26,7 @@ class EngineLoop:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: Scheduler[LoadedAdapter],
         runner: Runner,
         outbox: Outbox,
         *,
@@ -45,7 +46,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, sequence: Sequence) -> None:
+    def submit(self, sequence: Sequence[LoadedAdapter]) -> None:
         """Run a sequence; its outputs, or the error that ended it, come through its stream."""
         with self._ending:
             if not self._ended:
@@ -53,7 +54,7 @@ class EngineLoop:
                 return
         sequence.stream.put(EngineStoppedError("the engine has stopped"))
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: Sequence[LoadedAdapter]) -> None:
         """End a sequence before the next step; nothing more comes through its stream."""
         self._inbox.put(lambda: self._scheduler.remove(sequence))
 
@@ -98,7 +99,7 @@ class EngineLoop:
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _count_step(self, chunks: list[StepChunk], now: float) -> None:
+    def _count_step(self, chunks: list[StepChunk[LoadedAdapter]], now: float) -> None:
         counts = self._counts
         counts.steps_total += 1
         counts.step_sequences_total += len(chunks)
@@ -107,7 +108,7 @@ class EngineLoop:
                 counts.admitted_total += 1
                 counts.queue_seconds_total += now - chunk.sequence.arrived
 
-    def _postprocess(self, chunks: list[StepChunk], logits: Tensor) -> None:
+    def _postprocess(self, chunks: list[StepChunk[LoadedAdapter]], logits: Tensor) -> None:
         for chunk in chunks:
             self._scheduler.computed(chunk)
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
@@ -115,7 +116,7 @@ class EngineLoop:
         for sequence, sampled in zip(sampling, sample(logits, rows, self._runner.likeliest), strict=True):
             self._advance(sequence, sampled)
 
-    def _advance(self, sequence: Sequence, sampled: Sampled | None) -> None:
+    def _advance(self, sequence: Sequence[LoadedAdapter], sampled: Sampled | None) -> None:
         """Append a token to its sequence, or end the sequence."""
         if not sequence.output_length:  # once: a preempted sequence is computed again, with what it produced
             self._counts.prompt_tokens_total += sequence.prompt_length
@@ -142,7 +143,7 @@ class EngineLoop:
         else:
             self._outbox.post(sequence.stream, output)
 
-    def _end(self, sequence: Sequence, item: EngineOutput | Exception) -> None:
+    def _end(self, sequence: Sequence[LoadedAdapter], item: EngineOutput | Exception) -> None:
         self._scheduler.remove(sequence)
         self._outbox.post(sequence.stream, item)
 

@@ -81,7 +81,9 @@ class LocalEngine:
         self._event_loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[None] = self._event_loop.create_future()
         self._loop = EngineLoop(
-            Scheduler(pool, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens),
+            Scheduler[LoadedAdapter](
+                pool, max_sequences=config.max_sequences, prefill_tokens=config.prefill_tokens
+            ),
             runner,
             Outbox(self._event_loop),
             on_failure=self._tell_failure,

@@ -37,7 +37,7 @@ class Runner(BaseWeights, Protocol):
         """Bring an adapter's weights into the runner's form."""
         ...
 
-    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
         """Compute the chunks, and keep their keys and values.
 
         Returns the logits [n, vocabulary] that follow the n chunks that sample, in their order.

@@ -44,7 +44,7 @@ class NativeRunner:
         return LoadedAdapter(digest, kept, self._decoder.pack(weights))
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
         """See Runner.run."""
         # Rows of one adapter lie together, so that its weights are read once a layer.
         order = sorted(range(len(chunks)), key=lambda place: _digest(chunks[place]))
@@ -78,6 +78,6 @@ class NativeRunner:
         return token_ids, (token_ids >= 0) & largest.isfinite()
 
 
-def _digest(chunk: StepChunk) -> str:
+def _digest(chunk: StepChunk[LoadedAdapter]) -> str:
     adapter = chunk.sequence.adapter
     return "" if adapter is None else adapter.digest

@@ -2,23 +2,31 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 from services.worker.engine.interface import EngineRequest
 from services.worker.engine.local.output_streams import OutputStream
 from services.worker.engine.local.schedule.block_pool import CachedBlock, Root
 
-if TYPE_CHECKING:
-    # A handle here: scheduling runs, and is tested, without torch.
-    from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
+
+class AdapterHandle(Protocol):
+    """All that scheduling needs of an adapter: it runs, and is tested, without torch."""
+
+    @property
+    def digest(self) -> str:
+        """Names its content; prefixes are cached by it."""
+        ...
+
+
+Adapter = TypeVar("Adapter", bound=AdapterHandle)
 
 
 @dataclass(eq=False, slots=True)
-class Sequence:
+class Sequence(Generic[Adapter]):
     """A request on its way; only the engine's thread touches it once it is submitted."""
 
     request: EngineRequest
-    adapter: "LoadedAdapter | None"
+    adapter: Adapter | None
     """Kept here too, so that weights outlive their slot until the last step that uses them."""
     stop_ids: frozenset[int]
     """Tokens that end the sequence: the request's own, and the model's unless the request ignores them."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.schedule.block_pool import NULL_BLOCK
 from services.worker.engine.local.schedule.scheduler import StepChunk
@@ -92,10 +93,12 @@ AttentionInterface.register(IMPLEMENTATION, paged_attention)
 class PagedAttention:
     """The attention calls of one step over a batch of chunks, whose tokens lie one chunk after the other."""
 
-    def __init__(self, cache: KvCache, chunks: abc.Sequence[StepChunk], device: torch.device) -> None:
+    def __init__(
+        self, cache: KvCache, chunks: abc.Sequence[StepChunk[LoadedAdapter]], device: torch.device
+    ) -> None:
         self._cache = cache
         self._parts: list[_Part] = []
-        decoding: list[tuple[int, StepChunk]] = []
+        decoding: list[tuple[int, StepChunk[LoadedAdapter]]] = []
         written: list[Tensor] = []
         row = 0
         for chunk in chunks:
@@ -133,7 +136,7 @@ class _Part(Protocol):
 class _Prefill:
     """One chunk of one prompt against everything before it and itself."""
 
-    def __init__(self, row: int, chunk: StepChunk, slots: Tensor) -> None:
+    def __init__(self, row: int, chunk: StepChunk[LoadedAdapter], slots: Tensor) -> None:
         self._rows = slice(row, row + chunk.length)
         self._chunk = chunk
         self._slots = slots
@@ -176,7 +179,7 @@ class _Decode:
     """
 
     def __init__(
-        self, rows: abc.Sequence[tuple[int, StepChunk]], block_size: int, device: torch.device
+        self, rows: abc.Sequence[tuple[int, StepChunk[LoadedAdapter]]], block_size: int, device: torch.device
     ) -> None:
         lengths = torch.tensor([chunk.end for _, chunk in rows])
         widest = max(chunk.end for _, chunk in rows)
@@ -243,7 +246,7 @@ def _attend(
     return weights.to(query.dtype) @ values
 
 
-def _slots(sequence: Sequence, start: int, end: int, block_size: int) -> Tensor:
+def _slots(sequence: Sequence[LoadedAdapter], start: int, end: int, block_size: int) -> Tensor:
     """Where a sequence's tokens from `start` to `end` lie, [end - start]."""
     first = start // block_size
     blocks = torch.tensor(sequence.blocks[first : -(-end // block_size)])
@@ -251,9 +254,11 @@ def _slots(sequence: Sequence, start: int, end: int, block_size: int) -> Tensor:
     return blocks[positions // block_size - first] * block_size + positions % block_size
 
 
-def _by_length(rows: abc.Sequence[tuple[int, StepChunk]]) -> list[list[tuple[int, StepChunk]]]:
+def _by_length(
+    rows: abc.Sequence[tuple[int, StepChunk[LoadedAdapter]]],
+) -> list[list[tuple[int, StepChunk[LoadedAdapter]]]]:
     """Put sequences of like length together, so that one long context does not pad all others to its length."""
-    groups: dict[int, list[tuple[int, StepChunk]]] = {}
+    groups: dict[int, list[tuple[int, StepChunk[LoadedAdapter]]]] = {}
     for row in rows:
         # Contexts to 256, 1,024, 4,096 and so on.
         groups.setdefault(max(0, (row[1].end - 1).bit_length() - 7) // 2, []).append(row)

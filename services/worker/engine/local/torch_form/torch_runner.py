@@ -59,7 +59,7 @@ class TorchRunner:
         return LoadedAdapter(digest, weights)
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[StepChunk]) -> Tensor:
+    def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
         """See Runner.run."""
         tokens: list[int] = []
         positions: list[int] = []
