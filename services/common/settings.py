@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsConfigDict
 
 
@@ -39,6 +39,16 @@ class ServiceSettings(BaseSettings):
         le=3600,
         description="Seconds that running calls get to end after SIGTERM.",
     )
+
+    @field_validator("*")
+    @classmethod
+    def _check_doors(cls, value: object, info: ValidationInfo) -> object:
+        """One secret for two doors would open both to whoever has the one."""
+        if isinstance(value, SecretStr) and value.get_secret_value():  # a Hub token may be empty
+            for other, earlier in info.data.items():
+                if isinstance(earlier, SecretStr) and earlier.get_secret_value() == value.get_secret_value():
+                    raise ValueError(f"must differ from {other}")
+        return value
 
     @classmethod
     def parse(cls, arguments: Sequence[str], program: str) -> Self:

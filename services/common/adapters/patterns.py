@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 from services.common.adapters.refusals import config_invalid
 
 MAX_PATTERN_LENGTH = 256
-MAX_STEPS = 500_000
-"""For all patterns of one table together, on one module."""
+MAX_STEPS = 2_500_000_000
+"""For all patterns of one table on all modules of the base: about a nanosecond each, at the worst."""
 
 Number = TypeVar("Number", int, float)
 
@@ -45,7 +45,7 @@ class PatternTable(Generic[Number]):
         self._patterns: list[tuple[_Pattern, Number]] = [
             (_Pattern(key, pattern), number) for pattern, number in numbers.items()
         ]
-        if sum(pattern.steps(longest) for pattern, _ in self._patterns) > MAX_STEPS:
+        if sum(pattern.steps(longest) for pattern, _ in self._patterns) * len(paths) > MAX_STEPS:
             raise config_invalid(
                 key, ", ".join(numbers), "fewer or simpler patterns: these take too long to match"
             )

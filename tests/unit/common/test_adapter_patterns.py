@@ -44,7 +44,7 @@ def test_what_people_write_passes(pattern: str) -> None:
         "(a|a)*b",
         "(a|a)" * 40,
         "a?" * 60,
-        ".*.*.*.*.*b",
+        ".*" * 8 + "b",
         "(?=a)a",
         "(?i)a",
         "(?P<n>a)(?P=n)",
@@ -65,7 +65,15 @@ def test_what_could_take_years_or_is_no_pattern_is_refused(pattern: str) -> None
 
 def test_many_costly_patterns_are_refused_together() -> None:
     with pytest.raises(InvalidFieldError, match="fewer"):
-        table(*(f".*.*{number}" for number in range(100)))
+        table(*(f".*.*.*.*{number}" for number in range(100)))
+
+
+def test_a_rule_for_each_layer_of_a_large_model_passes() -> None:
+    """As axolotl's users write them (field report F11)."""
+    rules = [rf".*\.layers\.{layer}\..*(q_proj|k_proj|v_proj|o_proj)$" for layer in range(80)]
+    ranks = table(*rules, layers=80)
+    assert [ranks.number_of(f"model.layers.{layer}.self_attn.k_proj") for layer in (0, 8, 79)] == [0, 8, 79]
+    assert ranks.number_of("model.layers.3.mlp.up_proj") is None
 
 
 def test_more_patterns_than_the_base_has_modules_are_refused() -> None:
