@@ -16,7 +16,7 @@ from services.gateway.limits.limiter import Limits
 from services.gateway.prompts.tokenizer_cache import TokenizerCache
 from services.gateway.request import GenerateRequest, Prompt
 from services.gateway.routes import RouteTable, Target, Worker
-from services.gateway.validate import check_prompt, check_request, complete_sampling
+from services.gateway.validate import check_prompt, check_request, check_stops_against, complete_sampling
 
 Deliver = Callable[[Chunk], Awaitable[None]]
 """Sends a chunk to the client; waits while the client does not read."""
@@ -104,12 +104,15 @@ class Generate:
         """Encode the prompt, check what depends on the model, fill in what is not given."""
         encoder = await self._tokenizers.encoder(target.base)
         ids = await encoder.encode(prompt)
-        context = target.base.context_length
-        check_prompt(prompt, ids, context=context, vocabulary=encoder.vocabulary)
+        context = target.context_length
+        # The model's rows; the tokenizer may leave some unused, which an adapter may have trained.
+        vocabulary = target.base.vocabulary_size or encoder.vocabulary
+        check_prompt(prompt, ids, context=context, vocabulary=vocabulary)
+        check_stops_against(encoder.special_tokens, request.sampling)
         sampling, max_tokens = complete_sampling(
             request.sampling,
             room=context - len(ids),
-            vocabulary=encoder.vocabulary,
+            vocabulary=vocabulary,
         )
         return Job(
             request_id=request_id,

@@ -19,6 +19,8 @@ class BaseModel:
     commit: str
     context_length: int
     price: TokenPrice
+    vocabulary_size: int = 0
+    """Token ids are below this; 0 where the registry does not say."""
 
 
 class DeploymentState(Enum):
@@ -78,6 +80,8 @@ class Worker:
     running: int
     waiting: int
     draining: bool
+    context_length: int = 0
+    """The longest prompt and output together that it can hold; 0 sets no bound of its own."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Target:
     base: BaseModel
     adapter: AdapterVersion | None
     """None runs the base."""
+    context_length: int
+    """The longest prompt and output together that every worker of the base can hold."""
     deployment_uid: str = ""
     """Empty for a base."""
 
@@ -164,7 +170,7 @@ class RouteTable:
         self._check_known()
         base = self._bases.get(model)
         if base is not None:
-            return Target(model=model, base=base, adapter=None)
+            return Target(model=model, base=base, adapter=None, context_length=self._context_length(base))
         deployment = self._deployments.get(self._uids.get(model, ""))
         if deployment is None or deployment.account != account or deployment.state is DeploymentState.DELETED:
             raise errors.NotFoundError("model", model)
@@ -187,8 +193,16 @@ class RouteTable:
                 metadata={"resource_name": deployment.name},
             )
         return Target(
-            model=deployment.name, base=base, adapter=deployment.adapter, deployment_uid=deployment.uid
+            model=deployment.name,
+            base=base,
+            adapter=deployment.adapter,
+            context_length=self._context_length(base),
+            deployment_uid=deployment.uid,
         )
+
+    def _context_length(self, base: BaseModel) -> int:
+        served = (one.context_length for one in self._workers.values() if one.base_model == base.name)
+        return min((base.context_length, *(length for length in served if length)))
 
     def _check_known(self) -> None:
         if not self._known.is_set():

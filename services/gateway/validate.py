@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from services.common import errors
 from services.gateway.accounts.names import check_client_request_id
@@ -66,6 +66,18 @@ def check_prompt(prompt: Prompt, ids: tuple[int, ...], *, context: int, vocabula
         )
     if isinstance(prompt, TokenPrompt):
         _check_token_ids("tokens.ids", ids, vocabulary)
+
+
+def check_stops_against(special_tokens: Collection[str], sampling: Sampling) -> None:
+    """Refuse, by InvalidFieldError, stop strings of which a part can never be text.
+
+    One that is a special token as a whole works: it is found as that token.
+    """
+    for place, stop in enumerate(sampling.stop):
+        inside = next((token for token in special_tokens if token in stop and token != stop), None)
+        if inside is not None:
+            bound = f"text, or one special token alone: {inside} is a special token, which has no text"
+            raise errors.InvalidFieldError(f"sampling.stop[{place}]", stop, bound)
 
 
 def complete_sampling(sampling: Sampling, *, room: int, vocabulary: int) -> tuple[Sampling, int]:

@@ -82,7 +82,7 @@ async def serve(settings: RegistrySettings) -> None:
                 deployment_servicer.NAME,
                 for_gateways,
                 lambda server: deployment_pb2_grpc.add_DeploymentServiceServicer_to_server(
-                    DeploymentServicer(catalog, deployments), server
+                    DeploymentServicer(catalog, fleet, deployments), server
                 ),
             ),
             ServiceBinding(

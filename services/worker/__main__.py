@@ -24,7 +24,8 @@ from services.worker.lease_client import Lease, Load
 from services.worker.metrics import serve_metrics
 from services.worker.registry_client import RegistryClient
 from services.worker.settings import WorkerSettings
-from services.worker.token_texts import TokenTexts
+from services.worker.text.token_texts import TokenTexts
+from services.worker.text.vocabulary import Vocabulary
 from services.worker.worker_servicer import WorkerServicer
 
 _PROBE_TEXT = "Hello"
@@ -78,7 +79,10 @@ async def serve(settings: WorkerSettings) -> None:
             changed=lease.residents_changed,
         )
         generator = Generator(
-            engine, adapters, tokenizer, max_requests=settings.max_sequences + settings.max_waiting
+            engine,
+            adapters,
+            Vocabulary(tokenizer),
+            max_requests=settings.max_sequences + settings.max_waiting,
         )
         door = InternalDoor(internal.InternalCalls(settings.dispatch_secret.get_secret_value()))
         texts = TokenTexts(tokenizer)

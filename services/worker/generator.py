@@ -17,7 +17,8 @@ from services.worker.engine.interface import (
     Finish,
     Sampling,
 )
-from services.worker.text import Decoder, TextStream
+from services.worker.text.text_stream import TextStream
+from services.worker.text.vocabulary import Vocabulary
 
 _RETRY_AFTER = 1.0
 _SEEDS = 2**64
@@ -51,11 +52,13 @@ class Totals:
 class Generator:
     """Runs requests on one engine; a reader that lags gets what came meanwhile in one chunk."""
 
-    def __init__(self, engine: Engine, adapters: Adapters, decoder: Decoder, *, max_requests: int) -> None:
-        """`max_requests` counts those that run and those that wait, by choices; `decoder` is the base's tokenizer."""
+    def __init__(
+        self, engine: Engine, adapters: Adapters, vocabulary: Vocabulary, *, max_requests: int
+    ) -> None:
+        """`max_requests` counts those that run and those that wait, by choices; `vocabulary` is the base's."""
         self._engine = engine
         self._adapters = adapters
-        self._decoder = decoder
+        self._vocabulary = vocabulary
         self._max_requests = max_requests
         self._taken = 0
         self._draining = False
@@ -133,7 +136,7 @@ class Generator:
             sampling=replace(request.sampling, seed=(request.sampling.seed + index) % _SEEDS),
             adapter=request.adapter.digest if request.adapter is not None else None,
         )
-        text = TextStream(self._decoder, request.stop)
+        text = TextStream(self._vocabulary, request.prompt, request.stop)
         cached, produced = 0, 0
         try:
             async with aclosing(self._engine.generate(sequence)) as outputs:

@@ -8,7 +8,7 @@ from services.common.adapters.version import AdapterVersion
 from services.worker.chunks import Chunk, Started, Summary
 from services.worker.engine.interface import EngineCapabilities, Finish, Sampling, TokenLogprob
 from services.worker.generator import Request
-from services.worker.token_texts import TokenTexts
+from services.worker.text.token_texts import TokenTexts
 
 # Numbers of the public enum: they pass through every hop as they are.
 _FINISH = {

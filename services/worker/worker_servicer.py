@@ -11,7 +11,7 @@ from services.common.rpc_types import RpcContext
 from services.worker.adapters.ready_adapters import Adapters
 from services.worker.engine.interface import Engine
 from services.worker.generator import Generator
-from services.worker.token_texts import TokenTexts
+from services.worker.text.token_texts import TokenTexts
 from services.worker.worker_messages import EventMessages, adapter_version, deadline_of, request_of
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class BaseModel(_message.Message):
-    __slots__ = ("name", "adapter_base_names", "commit", "context_length", "max_lora_rank", "target_modules", "price", "lora_price")
+    __slots__ = ("name", "adapter_base_names", "commit", "context_length", "max_lora_rank", "target_modules", "price", "lora_price", "vocabulary_size")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_BASE_NAMES_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class BaseModel(_message.Message):
     TARGET_MODULES_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     LORA_PRICE_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     name: str
     adapter_base_names: _containers.RepeatedScalarFieldContainer[str]
     commit: str
@@ -29,7 +30,8 @@ class BaseModel(_message.Message):
     target_modules: _containers.RepeatedScalarFieldContainer[str]
     price: _token_price_pb2.TokenPrice
     lora_price: _token_price_pb2.TokenPrice
-    def __init__(self, name: _Optional[str] = ..., adapter_base_names: _Optional[_Iterable[str]] = ..., commit: _Optional[str] = ..., context_length: _Optional[int] = ..., max_lora_rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., price: _Optional[_Union[_token_price_pb2.TokenPrice, _Mapping]] = ..., lora_price: _Optional[_Union[_token_price_pb2.TokenPrice, _Mapping]] = ...) -> None: ...
+    vocabulary_size: int
+    def __init__(self, name: _Optional[str] = ..., adapter_base_names: _Optional[_Iterable[str]] = ..., commit: _Optional[str] = ..., context_length: _Optional[int] = ..., max_lora_rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., price: _Optional[_Union[_token_price_pb2.TokenPrice, _Mapping]] = ..., lora_price: _Optional[_Union[_token_price_pb2.TokenPrice, _Mapping]] = ..., vocabulary_size: _Optional[int] = ...) -> None: ...
 
 class Deployment(_message.Message):
     __slots__ = ("name", "uid", "base_model", "target", "state", "failure", "status_message", "serving", "candidate", "has_hub_token", "use_base_template", "create_time", "update_time", "etag")

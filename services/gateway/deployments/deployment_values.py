@@ -23,6 +23,7 @@ class BaseModelView:
     target_modules: Sequence[str]
     price: TokenPrice
     lora_price: TokenPrice
+    vocabulary_size: int
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class PromptEncoder:
         )
         self.vocabulary = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         """Token ids are below this."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self.special_tokens = frozenset(token.content for token in added if token.special)
+        """Tokens that stand for no text."""
 
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids; a heavy one is encoded in a thread.

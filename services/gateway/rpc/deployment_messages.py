@@ -74,6 +74,7 @@ def base_model_message(view: BaseModelView) -> deployment_pb2.BaseModel:
         target_modules=view.target_modules,
         price=token_price(view.price),
         lora_price=token_price(view.lora_price),
+        vocabulary_size=view.vocabulary_size,
     )
 
 

@@ -98,6 +98,7 @@ def base_model(message: deployment_pb2.BaseModel) -> BaseModelView:
         target_modules=tuple(message.target_modules),
         price=_price(message.price),
         lora_price=_price(message.lora_price),
+        vocabulary_size=message.vocabulary_size,
     )
 
 

@@ -132,6 +132,7 @@ def _base_model(base: deployment_pb2.BaseModel) -> BaseModel:
             cached_prompt=base.price.cached_prompt_pico_usd,
             completion=base.price.completion_pico_usd,
         ),
+        vocabulary_size=base.vocabulary_size,
     )
 
 
@@ -171,4 +172,5 @@ def _worker(route: routing_pb2.WorkerRoute) -> Worker:
         running=report.running_sequences,
         waiting=report.waiting_sequences,
         draining=report.draining,
+        context_length=registration.capabilities.context_length,
     )

@@ -72,6 +72,12 @@ class BaseModel:
     """By path (`model.layers.0.self_attn.q_proj`)."""
     tokenizer: Tokenizer
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the input embedding or the output layer; 0 where neither is known."""
+        path = self.path_of(ModuleKind.EMBEDDING) or self.path_of(ModuleKind.OUTPUT)
+        return 0 if path is None else self.modules[path].weight[0]
+
     def path_of(self, kind: ModuleKind) -> str | None:
         """The path of the input embedding or the output layer, of which there is one; None where it is unknown."""
         return next((path for path, module in self.modules.items() if module.kind is kind), None)

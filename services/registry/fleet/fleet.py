@@ -136,6 +136,15 @@ class Fleet:
                 return lease
             await self._signal.wait()
 
+    def context_length(self, base: BaseModel) -> int:
+        """The longest prompt and output together that every worker of a base can hold."""
+        served = (
+            lease.worker.registration.capabilities.context_length
+            for lease in self._leases.values()
+            if lease.worker.registration.base_model == base.name
+        )
+        return min((base.context_length, *(length for length in served if length)))
+
     def pick(self, base_model: str, digest: str, *, rather_not: Collection[str] = ()) -> Lease | None:
         """As lease_for, without waiting."""
         able = [

@@ -11,17 +11,18 @@ TOKENIZER_PIECE = 512 * 1024
 """Bytes of tokenizer.json in one message."""
 
 
-def base_model(base: BaseModel) -> deployment_pb2.BaseModel:
-    """As clients see it."""
+def base_model(base: BaseModel, context_length: int | None = None) -> deployment_pb2.BaseModel:
+    """As clients see it; `context_length` is what its workers can serve, where that is known."""
     return deployment_pb2.BaseModel(
         name=base.name,
         adapter_base_names=base.hub_ids,
         commit=base.commit,
-        context_length=base.context_length,
+        context_length=base.context_length if context_length is None else context_length,
         max_lora_rank=base.max_lora_rank,
         target_modules=base.target_modules,
         price=_price(base.price),
         lora_price=_price(base.price.for_lora()),
+        vocabulary_size=base.vocabulary_size,
     )
 
 

@@ -10,6 +10,7 @@ from services.common.rpc_types import RpcContext
 from services.registry.bases.catalog import Catalog
 from services.registry.deployments.deployment import Deployment
 from services.registry.deployments.operations import Deployments
+from services.registry.fleet.fleet import Fleet
 from services.registry.rpc import base_model_messages, deployment_value_messages
 
 NAME = deployment_pb2.DESCRIPTOR.services_by_name["DeploymentService"].full_name
@@ -18,8 +19,9 @@ NAME = deployment_pb2.DESCRIPTOR.services_by_name["DeploymentService"].full_name
 class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
     """Errors are those of `Deployments` and `Catalog`; the interceptor turns them into statuses."""
 
-    def __init__(self, catalog: Catalog, deployments: Deployments) -> None:
+    def __init__(self, catalog: Catalog, fleet: Fleet, deployments: Deployments) -> None:
         self._catalog = catalog
+        self._fleet = fleet
         self._deployments = deployments
 
     async def ListBaseModels(
@@ -29,7 +31,10 @@ class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
         _account(context)
         page, token = self._catalog.page(request.page_size, request.page_token)
         return deployment_pb2.ListBaseModelsResponse(
-            base_models=[base_model_messages.base_model(base) for base in page], next_page_token=token
+            base_models=[
+                base_model_messages.base_model(base, self._fleet.context_length(base)) for base in page
+            ],
+            next_page_token=token,
         )
 
     async def CreateDeployment(

@@ -36,6 +36,7 @@ TARGET = Target(
     model="tiny",
     base=BaseModel(name="tiny", commit="c", context_length=128, price=TokenPrice(2, 2, 4)),
     adapter=None,
+    context_length=128,
 )
 
 

@@ -15,7 +15,7 @@ from services.gateway.request import (
     TextPrompt,
     TokenPrompt,
 )
-from services.gateway.validate import check_prompt, check_request, complete_sampling
+from services.gateway.validate import check_prompt, check_request, check_stops_against, complete_sampling
 
 ROOM = 100
 VOCABULARY = 1_000
@@ -146,6 +146,19 @@ def test_each_choice_may_produce_max_tokens() -> None:
 
 def test_the_default_of_max_tokens_stays_at_1024_where_there_is_more_room() -> None:
     assert complete_sampling(Sampling(), room=5_000, vocabulary=VOCABULARY)[1] == 1_024
+
+
+@pytest.mark.parametrize("stop", ["</s>", "END", "</s", "s>", "\n"])
+def test_a_stop_string_is_text_or_one_special_token(stop: str) -> None:
+    check_stops_against({"<s>", "</s>"}, Sampling(stop=("x", stop)))
+
+
+@pytest.mark.parametrize("stop", ["</s>\n", "a<s>", "<s></s>"])
+def test_a_stop_string_with_a_special_token_inside_is_refused(stop: str) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        check_stops_against({"<s>", "</s>"}, Sampling(stop=("x", stop)))
+    assert caught.value.field == "sampling.stop[1]"
+    assert "special token" in caught.value.message
 
 
 def test_seeds_differ_between_requests() -> None:

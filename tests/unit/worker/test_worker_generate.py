@@ -25,6 +25,7 @@ from services.worker.engine.interface import (
     TokenLogprob,
 )
 from services.worker.generator import Generator, Request
+from services.worker.text.vocabulary import AddedToken, Vocabulary
 
 
 class ScriptedEngine:
@@ -74,8 +75,16 @@ class ScriptedEngine:
 class Letters:
     """Token ids are code points."""
 
+    decoder = None
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(map(chr, ids))
+
+    def id_to_token(self, id: int) -> str:  # noqa: A002
+        return chr(id)
+
+    def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
+        return {}
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -88,7 +97,7 @@ def generator(folder: Path, engine: ScriptedEngine, *, max_requests: int = 4) ->
 
     store = AdapterStore(folder, HubClient("http://127.0.0.1:9"), no_token, quota_bytes=1)
     adapters = Adapters(store, engine, probe_prompt=[1], changed=lambda: None)
-    return Generator(engine, adapters, Letters(), max_requests=max_requests)
+    return Generator(engine, adapters, Vocabulary(Letters()), max_requests=max_requests)
 
 
 def request(*stop: str) -> Request:

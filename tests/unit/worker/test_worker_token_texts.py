@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from services.worker.token_texts import TokenTexts
+from services.worker.text.token_texts import TokenTexts
 
 
 def byte_level() -> Tokenizer:

@@ -8,7 +8,7 @@ from typing import Protocol
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-class Vocabulary(Protocol):
+class Pieces(Protocol):
     """What is needed of `tokenizers.Tokenizer`."""
 
     def id_to_token(self, id: int) -> str | None:  # noqa: A002 - its own name for it
@@ -27,7 +27,7 @@ class Vocabulary(Protocol):
 class TokenTexts:
     """Looks tokens up by themselves: what each is as text, and which bytes it stands for."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Pieces) -> None:
         self._vocabulary = vocabulary
         # A byte-level tokenizer writes each byte as a character of its own; others name single bytes `<0x0A>`.
         self._is_byte_level = '"ByteLevel"' in vocabulary.to_str()
