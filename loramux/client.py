@@ -109,13 +109,15 @@ class Client:
         revision: str = "",
         hub_token: str = "",
         base_model: str = "",
+        accept_base_name: bool = False,
         idempotency_key: str = "",
     ) -> deployment_pb2.Deployment:
         """Take a name for an adapter on the Hub; returns at once. `wait_until_running` tells how it went.
 
         An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
-        `hub_token` is for private and gated repositories. A call with the `idempotency_key` of an earlier one returns
-        what that one made.
+        `hub_token` is for private and gated repositories. `accept_base_name`: the adapter is for `base_model`, although
+        its config names another base, or a folder. A call with the `idempotency_key` of an earlier one returns what that
+        one made.
         """
         request = request_messages.create_deployment(
             deployment_id,
@@ -123,6 +125,7 @@ class Client:
             revision,
             hub_token,
             base_model=base_model,
+            accept_base_name=accept_base_name,
             idempotency_key=idempotency_key,
         )
         return (await self._call(self._deployments().CreateDeployment, request)).deployment
@@ -150,6 +153,7 @@ class Client:
         hub_repo: str | None = None,
         revision: str | None = None,
         hub_token: str | None = None,
+        accept_base_name: bool | None = None,
         etag: str = "",
     ) -> deployment_pb2.Deployment:
         """Bring a new adapter version under the name; the old one serves until the new one is loaded.
@@ -158,7 +162,12 @@ class Client:
         `hub_repo`; an empty `hub_token` removes the stored one. `etag`: change only what was read, else StaleEtagError.
         """
         request = deployment_pb2.UpdateDeploymentRequest(
-            name=name, hub_repo=hub_repo, revision=revision, hub_token=hub_token, etag=etag
+            name=name,
+            hub_repo=hub_repo,
+            revision=revision,
+            hub_token=hub_token,
+            accept_base_name=accept_base_name,
+            etag=etag,
         )
         return (await self._call(self._deployments().UpdateDeployment, request)).deployment
 

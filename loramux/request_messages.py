@@ -110,6 +110,7 @@ def create_deployment(
     hub_token: str,
     *,
     base_model: str,
+    accept_base_name: bool,
     idempotency_key: str,
 ) -> deployment_pb2.CreateDeploymentRequest:
     """With an idempotency key of its own where none is given, so that grpc's retries make no second one."""
@@ -119,6 +120,7 @@ def create_deployment(
         revision=revision,
         hub_token=hub_token,
         base_model=base_model,
+        accept_base_name=accept_base_name,
         idempotency_key=idempotency_key or uuid.uuid4().hex,
     )
 

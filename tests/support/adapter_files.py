@@ -65,7 +65,15 @@ def tensors(rank: int = 2, dtype: torch.dtype = torch.float32) -> dict[str, Tens
 
 def write(folder: Path, weights: dict[str, Tensor] | None = None, **config: Any) -> AdapterFiles:
     (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config})
+        json.dumps(
+            {
+                "peft_type": "LORA",
+                "r": 2,
+                "lora_alpha": 4,
+                "target_modules": ["q_proj", "down_proj", HEAD, "embed_tokens"],
+                **config,
+            }
+        )
     )
     save_file(tensors() if weights is None else weights, folder / "adapter_model.safetensors")
     return AdapterFiles("digest", folder)

@@ -34,6 +34,12 @@ def deploy(
     hub_repo: Annotated[str, typer.Argument(help="The adapter's repository on the Hub, owner/name.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; else the default branch.")] = "",
     base: Annotated[str, typer.Option(help="The base model; may be left out where there is one only.")] = "",
+    accept_base_name: Annotated[
+        bool,
+        typer.Option(
+            "--accept-base-name", help="It is for this base, although its config names another, or a folder."
+        ),
+    ] = False,
     token: Token = None,
     token_stdin: TokenStdin = False,
     wait: Wait = True,
@@ -42,7 +48,12 @@ def deploy(
     hub_token = _token(token, from_stdin=token_stdin)
     with session.client(context) as client:
         made = client.create_deployment(
-            name, hub_repo, revision=revision, hub_token=hub_token or "", base_model=base
+            name,
+            hub_repo,
+            revision=revision,
+            hub_token=hub_token or "",
+            base_model=base,
+            accept_base_name=accept_base_name,
         )
         if wait:
             made = _follow(client, made.name)

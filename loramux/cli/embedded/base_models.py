@@ -10,9 +10,6 @@ from loramux import profile
 
 SMOLLM2 = "smollm2-135m-instruct"
 SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ADAPTABLE_MODULES = (*LINEAR_MODULES, "embed_tokens", "lm_head")
-"""The names of Llama and its relatives; an output layer that is tied to the embedding is one too."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,8 @@ class BaseModel:
     hub_repo: str | None = None
     revision: str | None = None
     max_lora_rank: int = 64
-    target_modules: tuple[str, ...] = ADAPTABLE_MODULES
+    target_modules: tuple[str, ...] = ()
+    """Which modules adapters may adapt; none said is all that the base has."""
     prompt_pico_usd_per_token: int = 20_000
     """Even, so that LoRA's 3/2 of it is whole."""
     completion_pico_usd_per_token: int = 60_000
@@ -71,7 +69,7 @@ def _entry(base: BaseModel) -> str:
         "revision": base.revision,
         "hub_ids": list(base.hub_ids),
         "max_lora_rank": base.max_lora_rank,
-        "target_modules": list(base.target_modules),
+        "target_modules": list(base.target_modules) or None,
         "prompt_pico_usd_per_token": base.prompt_pico_usd_per_token,
         "completion_pico_usd_per_token": base.completion_pico_usd_per_token,
     }

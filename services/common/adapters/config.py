@@ -13,6 +13,7 @@ from typing import Any
 from services.common.adapters import strict_json
 from services.common.adapters.patterns import PatternTable
 from services.common.adapters.refusals import CONFIG, config_invalid, unsupported
+from services.common.adapters.targets import BaseModules, Targets
 from services.common.errors import InvalidFieldError
 
 NAME = CONFIG
@@ -21,12 +22,12 @@ MAX_BYTES = 1024**2
 APPLIED = frozenset({
     "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "bias",
-    "fan_in_fan_out", "init_lora_weights", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices",
+    "fan_in_fan_out", "revision", "ensure_weight_tying", "init_lora_weights", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices",
 })  # fmt: skip
 """Keys with a check of their own below."""
 
 INERT = frozenset({
-    "auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout", "runtime_config",
+    "auto_mapping", "peft_version", "inference_mode", "lora_dropout", "runtime_config",
     "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
 })  # fmt: skip
 """Keys of how it was trained. The *_config ones act through init_lora_weights alone."""
@@ -53,6 +54,8 @@ class AdapterConfig:
 
     base_model_name: object
     """base_model_name_or_path as it stands there: a name, a path of somebody's machine, or nothing."""
+    base_revision: object
+    """Of that base; None where it is not said."""
     r: int
     alpha: float
     rank_pattern: PatternTable[int]
@@ -64,6 +67,11 @@ class AdapterConfig:
     """Each B has a bias."""
     bias: str
     """Whose biases of the base were trained: none, all, or lora_only for those of modules with LoRA."""
+    targets: Targets
+    is_random_at_first: bool
+    """Whether PEFT begins with weights that do something, so that a target without any in the file is not as it was."""
+    ties_weights: bool
+    """Whether PEFT keeps tied weights tied in what it trains; without any it changes nothing."""
     saved: tuple[str, ...]
     """Names of the modules that were trained whole."""
     token_ids: Mapping[str, tuple[int, ...]]
@@ -86,8 +94,8 @@ class AdapterConfig:
         return path.endswith(self.saved)
 
 
-def parse_config(data: bytes, paths: Collection[str]) -> AdapterConfig:
-    """The config that the file's bytes are, for a base whose modules have these paths. Raises InvalidFieldError."""
+def parse_config(data: bytes, base: BaseModules) -> AdapterConfig:
+    """The config that the file's bytes are, for a base with these modules. Raises InvalidFieldError."""
     if len(data) > MAX_BYTES:
         raise config_invalid("", f"{len(data)} bytes or more", f"at most {MAX_BYTES} bytes")
     try:
@@ -96,7 +104,6 @@ def parse_config(data: bytes, paths: Collection[str]) -> AdapterConfig:
         raise config_invalid("", str(error), "one JSON object") from None
     config = {key: value for key, value in written.items() if value is not None}
     _check_kind(config)
-    _check_modules(config)
     _check_variants(config)
     dora, lora_bias = _flag(config, "use_dora"), _flag(config, "lora_bias")
     if dora and lora_bias:
@@ -105,17 +112,22 @@ def parse_config(data: bytes, paths: Collection[str]) -> AdapterConfig:
     _flag(config, "fan_in_fan_out")
     ranks = {key: _rank(f"rank_pattern[{key!r}]", value) for key, value in _table(config, "rank_pattern")}
     alphas = {key: _alpha(f"alpha_pattern[{key!r}]", value) for key, value in _table(config, "alpha_pattern")}
+    saved = _saved(config.get("modules_to_save", []))
     return AdapterConfig(
         base_model_name=config.get("base_model_name_or_path"),
+        base_revision=config.get("revision") or None,
         r=_rank("r", config.get("r", _DEFAULT_RANK)),
         alpha=_alpha("lora_alpha", config.get("lora_alpha", _DEFAULT_ALPHA)),
-        rank_pattern=PatternTable("rank_pattern", ranks, paths),
-        alpha_pattern=PatternTable("alpha_pattern", alphas, paths),
+        rank_pattern=PatternTable("rank_pattern", ranks, base.paths),
+        alpha_pattern=PatternTable("alpha_pattern", alphas, base.paths),
         rslora=_flag(config, "use_rslora"),
         dora=dora,
         lora_bias=lora_bias,
         bias=config.get("bias", "none"),
-        saved=_saved(config.get("modules_to_save", [])),
+        targets=Targets(config, base),
+        is_random_at_first=config.get("init_lora_weights", True) is False,
+        ties_weights=_flag(config, "ensure_weight_tying"),
+        saved=saved,
         token_ids=_token_ids(config.get("trainable_token_indices", [])),
     )
 
@@ -125,17 +137,6 @@ def _check_kind(config: Mapping[str, Any]) -> None:
         raise unsupported("peft_type", config.get("peft_type"), "'LORA'")
     if config.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise unsupported("task_type", config["task_type"], "'CAUSAL_LM' or null")
-
-
-def _check_modules(config: Mapping[str, Any]) -> None:
-    """Form only: the tensors decide which modules are adapted."""
-    for key in ("target_modules", "exclude_modules", "layers_pattern"):
-        value = config.get(key, "")
-        if not (isinstance(value, str) or _is_list_of(value, str)):
-            raise config_invalid(key, value, "a string, a list of strings, or null")
-    layers = config.get("layers_to_transform", [])
-    if not (strict_json.is_int(layers) or _is_list_of(layers, int)):
-        raise config_invalid("layers_to_transform", layers, "a whole number, a list of them, or null")
 
 
 def _check_variants(config: Mapping[str, Any]) -> None:
@@ -220,10 +221,4 @@ def _bad_tokens(value: object) -> InvalidFieldError:
         "trainable_token_indices",
         value,
         "a list of distinct token ids, an object from module name to such a list, or null",
-    )
-
-
-def _is_list_of(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, kind) and not isinstance(one, bool) for one in value
     )

@@ -20,7 +20,7 @@ GOES_WITH: Mapping[str, str] = {
     BASE_WEIGHT: "LoRA on the input embedding or the output layer",
     BASE_BIAS: "bias 'all' or 'lora_only', LoRA on this module, and a bias of the base",
     # Last, so that `x.lora_A.weight` is not `weight` of `x.lora_A`.
-    WEIGHT: "modules_to_save that name this module",
+    WEIGHT: "modules_to_save that name this module, or the base's own input embedding or output layer",
     BIAS: "modules_to_save that name this module, or bias 'all', and a bias of the base",
 }
 """What each part of a name belongs to. There are no others."""

@@ -6,6 +6,8 @@ executed.
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from services.common.adapters.config import MAX_BYTES
@@ -21,7 +23,10 @@ from services.registry.hub_reader import HubCommit, HubReader
 
 # Most headers fit, so that one request is enough.
 _FIRST_READ = 128 * 1024
-_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_WEIGHT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_PICKLED_WEIGHTS = re.compile(r"adapter_model\.(bin|pt|pth|ckpt|pkl)")
+_SHARD = re.compile(r"adapter_model-\d+-of-\d+\.safetensors")
+_SHOWN_FILES = 5
 
 
 class Admission:
@@ -32,8 +37,12 @@ class Admission:
         self._hub = hub
         self._max_bytes = max_bytes
 
-    async def admit(self, hub_repo: str, revision: str, *, token: str, base: BaseModel) -> AdapterVersion:
+    async def admit(
+        self, hub_repo: str, revision: str, *, token: str, base: BaseModel, accept_base_name: bool = False
+    ) -> AdapterVersion:
         """The version that `revision` of a repo stands for now, checked in full but for its weights' values.
+
+        `accept_base_name`: it is for `base`, whatever base its config names.
 
         Raises a ServiceError whose reason is stable: HUB_* of services.common.hub, ADAPTER_* of this package.
         """
@@ -45,7 +54,7 @@ class Admission:
                 "adapter", f"{size} bytes", f"at most {self._max_bytes} bytes", reason="ADAPTER_TOO_LARGE"
             )
         config_bytes = await self._read_config(at, token)
-        fitted = base_rules.parse_config(config_bytes, base)
+        fitted = base_rules.parse_config(config_bytes, base, accept_base_name=accept_base_name)
         modules = await self._check_header(at, token, fitted, base)
         weights = at.files[WEIGHTS]
         return AdapterVersion(
@@ -95,13 +104,19 @@ def _check_files(at: HubCommit) -> None:
     missing = [name for name in (CONFIG, WEIGHTS) if name not in at.files]
     if not missing:
         return
-    metadata = {"repo": at.repo, "commit": at.commit, "files": ", ".join(missing)}
-    pickles = sorted(name for name in at.files if PurePosixPath(name).suffix in _PICKLE_SUFFIXES)
-    if missing == [WEIGHTS] and pickles:
+    others = sorted(name for name in at.files if PurePosixPath(name).suffix in _WEIGHT_SUFFIXES)
+    metadata = {
+        "repo": at.repo,
+        "commit": at.commit,
+        "files": ", ".join(missing),
+        "found": ", ".join(others[:_SHOWN_FILES]),
+    }
+    pickled = [name for name in others if _PICKLED_WEIGHTS.fullmatch(name)]
+    if missing == [WEIGHTS] and pickled:
         raise PreconditionError(
             "ADAPTER_PICKLE_ONLY",
             at.repo,
-            f"the Hub repo {at.repo} has its weights as {pickles[0]} only, which executes code when it is loaded; "
+            f"the Hub repo {at.repo} has its weights as {pickled[0]} only, which executes code when it is loaded; "
             f"save them as {WEIGHTS} (PEFT's save_pretrained does)",
             metadata,
         )
@@ -109,6 +124,25 @@ def _check_files(at: HubCommit) -> None:
         "ADAPTER_FILES_MISSING",
         at.repo,
         f"the Hub repo {at.repo} has no {' and no '.join(missing)} at commit {at.commit}; "
-        "a LoRA adapter has both in its top folder",
+        f"a LoRA adapter has both in its top folder, the weights in one file. {_what_is_there(others)}",
         metadata,
     )
+
+
+def _what_is_there(names: Sequence[str]) -> str:
+    """What the repo has instead, and the way out, where there is one."""
+    if not names:
+        return "There are no weights in it"
+    shown = ", ".join(names[:_SHOWN_FILES]) + (", ..." if len(names) > _SHOWN_FILES else "")
+    folders = sorted(
+        {str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == WEIGHTS}
+    )
+    if folders:
+        way = f": move an adapter from its folder ({folders[0]}) to the top of a repo"
+    elif any(_SHARD.fullmatch(name) for name in names):
+        way = ": shards, which PEFT does not load either; save the adapter unsharded"
+    elif "adapters.safetensors" in names:
+        way = ": an adapter of MLX's own form, to be converted to PEFT's"
+    else:
+        way = ""
+    return f"What is there: {shown}{way}"

@@ -7,6 +7,7 @@ from services.common.adapters.config import AdapterConfig
 from services.common.adapters.refusals import CONFIG, unsupported
 from services.common.errors import InvalidFieldError
 from services.registry.admission import trained_modules
+from services.registry.admission.base_names import is_called
 from services.registry.admission.trained_modules import TokenRows
 from services.registry.bases.base_model import BaseModel
 
@@ -21,10 +22,14 @@ class FittedConfig:
     rows: TokenRows = field(default_factory=TokenRows)
 
 
-def parse_config(data: bytes, base: BaseModel) -> FittedConfig:
-    """Check the file's bytes against what the engines apply and what `base` takes. Raises InvalidFieldError."""
-    parsed = config.parse_config(data, base.modules.keys())
-    _check_base(parsed.base_model_name, base)
+def parse_config(data: bytes, base: BaseModel, *, accept_base_name: bool = False) -> FittedConfig:
+    """Check the file's bytes against what the engines apply and what `base` takes. Raises InvalidFieldError.
+
+    `accept_base_name`: whatever base the file names; shapes are checked in any case.
+    """
+    parsed = config.parse_config(data, base.adaptable)
+    if not accept_base_name:
+        _check_base(parsed, base)
     _check_cap("r", parsed.r, base)
     for pattern, rank in parsed.rank_pattern.items():
         _check_cap(f"rank_pattern[{pattern!r}]", rank, base)
@@ -34,14 +39,25 @@ def parse_config(data: bytes, base: BaseModel) -> FittedConfig:
     return FittedConfig(parsed, saved, trained_modules.token_rows(parsed, base, saved=saved))
 
 
-def _check_base(value: object, base: BaseModel) -> None:
-    if not isinstance(value, str) or value.casefold() not in {one.casefold() for one in base.hub_ids}:
-        raise InvalidFieldError(
-            f"{CONFIG}: base_model_name_or_path",
-            value,
-            f"one of {', '.join(base.hub_ids)}, which base model {base.name} goes by",
-            reason="ADAPTER_BASE_MISMATCH",
+def _check_base(config: AdapterConfig, base: BaseModel) -> None:
+    said = config.base_model_name
+    if not isinstance(said, str) or not is_called(said, base.hub_ids):
+        raise _mismatch(
+            "base_model_name_or_path", said, f"one of {', '.join(base.hub_ids)}, which {base.name} goes by"
         )
+    # "The specific base model version to use" (PEFT): checkpoints of one repo are different models.
+    revisions = ("main", base.commit, base.revision)
+    if config.base_revision is not None and config.base_revision not in revisions:
+        raise _mismatch("revision", config.base_revision, f"null, or main, or {base.commit}")
+
+
+def _mismatch(key: str, value: object, bound: str) -> InvalidFieldError:
+    return InvalidFieldError(
+        f"{CONFIG}: {key}",
+        value,
+        f"{bound}; where it is the same model nonetheless, deploy with accept_base_name",
+        reason="ADAPTER_BASE_MISMATCH",
+    )
 
 
 def _check_cap(key: str, rank: int, base: BaseModel) -> None:

@@ -11,6 +11,9 @@ from services.common.adapters.config import AdapterConfig
 from services.registry.admission.base_rules import FittedConfig
 from services.registry.bases.base_model import BaseModule, ModuleKind
 
+WITH_VOCABULARY = (ModuleKind.EMBEDDING, ModuleKind.OUTPUT)
+"""Modules whose weight has a row for each token."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -29,15 +32,16 @@ def slots_of(path: str, module: BaseModule, fitted: FittedConfig, *, adapted: bo
             names.WEIGHT: Slot(module.weight, "for a module that modules_to_save names"),
             **_bias(names.BIAS, module),
         }
+    copy = _copy(names.WEIGHT, module) if module.kind in WITH_VOCABULARY else {}
     if path in fitted.rows.counts:
         count = fitted.rows.counts[path]
         origin = f"for {count} trainable_token_indices on {_of(module)}"
-        return {names.TOKEN_ROWS: Slot((count, module.weight[1]), origin)}
+        return {names.TOKEN_ROWS: Slot((count, module.weight[1]), origin), **copy}
     if adapted and module.kind is ModuleKind.EMBEDDING:
-        return _embedding_slots(fitted.config.rank_of(path), module, fitted.config)
+        return copy | _embedding_slots(fitted.config.rank_of(path), module, fitted.config)
     if adapted and module.kind in (ModuleKind.LINEAR, ModuleKind.OUTPUT):
-        return _linear_slots(fitted.config.rank_of(path), module, fitted.config)
-    return _bias(names.BIAS, module) if fitted.config.bias == "all" else {}
+        return copy | _linear_slots(fitted.config.rank_of(path), module, fitted.config)
+    return copy | (_bias(names.BIAS, module) if fitted.config.bias == "all" else {})
 
 
 def _linear_slots(rank: int, module: BaseModule, config: AdapterConfig) -> dict[str, Slot]:
@@ -51,7 +55,7 @@ def _linear_slots(rank: int, module: BaseModule, config: AdapterConfig) -> dict[
     if config.bias != "none":
         slots |= _bias(names.BASE_BIAS, module)
     if module.kind is ModuleKind.OUTPUT:
-        slots |= _copy(module)
+        slots |= _copy(names.BASE_WEIGHT, module)
     return slots
 
 
@@ -64,12 +68,12 @@ def _embedding_slots(rank: int, module: BaseModule, config: AdapterConfig) -> di
     }
     if config.dora:
         slots[names.MAGNITUDE] = Slot((hidden,), f"for use_dora on {_of(module)}")
-    return slots | _copy(module)
+    return slots | _copy(names.BASE_WEIGHT, module)
 
 
-def _copy(module: BaseModule) -> dict[str, Slot]:
+def _copy(part: str, module: BaseModule) -> dict[str, Slot]:
     """The base's own weight, which PEFT saves too unless told not to. Only the worker can compare its values."""
-    return {names.BASE_WEIGHT: Slot(module.weight, "as the base's own weight", required=False)}
+    return {part: Slot(module.weight, "as the base's own weight", required=False)}
 
 
 def _bias(part: str, module: BaseModule) -> dict[str, Slot]:

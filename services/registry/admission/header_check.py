@@ -3,14 +3,14 @@
 The tensors decide which modules LoRA adapts. Every tensor must be used, and none that is needed may be missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from services.common.adapters.refusals import tensors_invalid, unsupported
+from services.common.adapters.refusals import WEIGHTS, tensors_invalid, unsupported
 from services.common.adapters.tensor_names import FORM, GOES_WITH, is_lora, split_name
 from services.common.errors import InvalidFieldError
 from services.registry.admission.base_rules import FittedConfig
-from services.registry.admission.expected_tensors import slots_of
+from services.registry.admission.expected_tensors import WITH_VOCABULARY, slots_of
 from services.registry.admission.safetensors_header import HeaderError, TensorEntry, parse_header
 from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind
 
@@ -38,14 +38,17 @@ def check_header(header: bytes, *, file_size: int, fitted: FittedConfig, base: B
     adapted = {path for path, parts in modules.items() if any(map(is_lora, parts))}
     if not adapted:
         raise tensors_invalid("", "without LoRA weights", "a file with LoRA weights of at least one module")
+    changed = adapted | fitted.saved | fitted.rows.counts.keys()
+    _check_tied(changed, fitted, base)
     for path, parts in modules.items():
         if path not in base.modules:
             raise tensors_invalid("module", path, f"a module of base model {base.name}")
         _check_module(path, parts, fitted, base)
+    for path in adapted:
+        fitted.config.targets.check(path)
     for path in base.modules:
         if path not in modules:  # without any tensor, though the config may ask for some
             _check_module(path, {}, fitted, base)
-    changed = adapted | fitted.saved | fitted.rows.counts.keys()
     return AdapterModules(
         max(fitted.config.rank_of(path) for path in adapted),
         tuple(sorted({path.rpartition(".")[2] for path in changed})),
@@ -96,9 +99,38 @@ def _check_module(path: str, parts: Mapping[str, TensorEntry], fitted: FittedCon
                 f"{path}.{part}", "missing", f"there, with shape {list(slot.shape)}, {slot.origin}"
             )
         if tensor is not None and tensor.shape != slot.shape:
+            _check_vocabulary(path, tensor.shape, slot.shape, base)
             raise tensors_invalid(
                 f"shape of {path}.{part}", list(tensor.shape), f"{list(slot.shape)}, {slot.origin}"
             )
+
+
+def _check_vocabulary(path: str, found: tuple[int, ...], expected: tuple[int, ...], base: BaseModel) -> None:
+    """Tell of a vocabulary that grew in training: the commonest misfit, which reads like a damaged file otherwise."""
+    module = base.modules[path]
+    if module.kind not in WITH_VOCABULARY or len(found) != len(expected):
+        return
+    rows = module.weight[0]
+    differ = [(one, other) for one, other in zip(found, expected, strict=True) if one != other]
+    if len(differ) == 1 and differ[0][1] == rows:
+        raise InvalidFieldError(
+            f"{WEIGHTS}: {path}",
+            f"for {differ[0][0]} tokens",
+            f"for {rows}, as base model {base.name} has them: tokens were added in training (a chat format's, say), "
+            "which the base cannot serve; train with the base's own vocabulary",
+            reason="ADAPTER_VOCABULARY_CHANGED",
+        )
+
+
+def _check_tied(changed: Collection[str], fitted: FittedConfig, base: BaseModel) -> None:
+    """Where it ties what was trained, PEFT makes one of two modules' weights from the other's."""
+    if not fitted.config.ties_weights:
+        return
+    tied = [path for path, module in base.modules.items() if module.tied]
+    both = [*tied, *(path for path, one in base.modules.items() if one.kind is ModuleKind.EMBEDDING)]
+    for path in both if tied else ():
+        if path in changed:
+            raise unsupported("ensure_weight_tying", value=True, bound=f"false where {path} is trained")
 
 
 def _check_combination(path: str, module: BaseModule, fitted: FittedConfig) -> None:

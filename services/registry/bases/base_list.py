@@ -48,7 +48,10 @@ class BaseModelEntry(BaseModel):
     revision: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     hub_ids: Annotated[list[_RepoId], Field(min_length=1)]
     max_lora_rank: Annotated[int, Field(ge=1, le=_MAX_RANK)]
-    target_modules: Annotated[list[Annotated[str, Field(pattern=r"^\w+$")]], Field(min_length=1)]
+    target_modules: Annotated[list[Annotated[str, Field(pattern=r"^\w+$")]], Field(min_length=1)] | None = (
+        None
+    )
+    """None is every linear module, the input embedding and the output layer."""
     prompt_pico_usd_per_token: _Price
     cached_prompt_pico_usd_per_token: _Price | None = None
     """None is the prompt's."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from services.common.adapters.targets import BaseModules
+
 
 @dataclass(frozen=True)
 class Price:
@@ -71,6 +73,16 @@ class BaseModel:
     modules: Mapping[str, BaseModule]
     """By path (`model.layers.0.self_attn.q_proj`)."""
     tokenizer: Tokenizer
+    revision: str = ""
+    """What the operator asked for, which `commit` stood for then; empty where nothing was asked."""
+    model_type: str = ""
+    """As in its config.json."""
+
+    @property
+    def adaptable(self) -> BaseModules:
+        """What the rules of adapters need to know of it."""
+        linears = [path for path, one in self.modules.items() if one.kind is ModuleKind.LINEAR]
+        return BaseModules(self.model_type, self.modules.keys(), linears)
 
     @property
     def vocabulary_size(self) -> int:

@@ -5,6 +5,7 @@ model is loaded, for adapters call it by that name.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from services.registry.bases.base_model import BaseModule, ModuleKind
 
@@ -14,13 +15,19 @@ _OTHER_TABLES = ("wpe", "embed_positions", "embed_tokens_per_layer")
 """Embeddings of something else than the token at a position."""
 _OUTPUT = "lm_head"
 
+_TIED_BY_DEFAULT = ("gpt2", "gemma", "gemma2", "gemma3", "gemma3_text")
+"""Families whose config has tie_word_embeddings true where the file does not say."""
+
 _MATRIX, _VECTOR = 2, 1
 
 
-def read_modules(shapes: Mapping[str, tuple[int, ...]], model_type: object) -> dict[str, BaseModule]:
+def read_modules(
+    shapes: Mapping[str, tuple[int, ...]], model_type: object, *, tied: bool | None = None
+) -> dict[str, BaseModule]:
     """Modules by path, from the shapes of all tensors by name and `model_type` of the base's config.json.
 
-    A base that holds no output layer has one that is tied to its input embedding.
+    `tied` is its tie_word_embeddings: where it is true, or its family's default is, the output layer's weight is the
+    input embedding's, also in a file that repeats it. A base that holds no output layer has such a one too.
     """
     weights: dict[str, tuple[int, ...]] = {}
     biases: dict[str, int] = {}
@@ -39,8 +46,15 @@ def read_modules(shapes: Mapping[str, tuple[int, ...]], model_type: object) -> d
         if kind is ModuleKind.LINEAR and _is_conv1d(path, model_type):
             shape = shape[::-1]
         modules[path] = BaseModule(kind, shape, biases.get(path))
-    if embedding is not None and not any(one.kind is ModuleKind.OUTPUT for one in modules.values()):
-        modules[_OUTPUT] = BaseModule(ModuleKind.OUTPUT, weights[embedding], biases.get(_OUTPUT), tied=True)
+    is_tied = model_type in _TIED_BY_DEFAULT if tied is None else tied
+    if embedding is not None:
+        outputs = [path for path, one in modules.items() if one.kind is ModuleKind.OUTPUT]
+        if not outputs:
+            modules[_OUTPUT] = BaseModule(
+                ModuleKind.OUTPUT, weights[embedding], biases.get(_OUTPUT), tied=True
+            )
+        for path in outputs:
+            modules[path] = replace(modules[path], tied=is_tied)
     return modules
 
 

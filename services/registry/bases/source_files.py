@@ -83,18 +83,15 @@ async def resolve_base(entry: BaseModelEntry, hub: HubReader, hub_token: str) ->
     try:
         files = await _open(entry, hub, hub_token)
         config = await _read_json(files, "config.json")
-        modules = base_modules.read_modules(await _read_shapes(files), config.get("model_type"))
+        tied = config.get("tie_word_embeddings")
+        modules = base_modules.read_modules(
+            await _read_shapes(files), config.get("model_type"), tied=tied if isinstance(tied, bool) else None
+        )
         tokenizer = await _read_tokenizer(files)
-        _check_targets(entry, modules)
+        target_modules = _targets(entry, modules)
+        context_length = _context_length(config)
     except (ServiceError, OSError, ValueError) as error:
         raise BaseListError(f"base_model {entry.name!r}: {error}") from error
-    # GPT-2 calls it n_positions.
-    context_length = config.get("max_position_embeddings", config.get("n_positions"))
-    if not isinstance(context_length, int) or isinstance(context_length, bool) or context_length < 1:
-        raise BaseListError(
-            f"base_model {entry.name!r}: config.json: max_position_embeddings is {context_length!r}; "
-            "it must be a whole number of at least 1"
-        )
     return BaseModel(
         name=entry.name,
         hub_ids=tuple(entry.hub_ids),
@@ -103,10 +100,12 @@ async def resolve_base(entry: BaseModelEntry, hub: HubReader, hub_token: str) ->
         commit=files.commit,
         context_length=context_length,
         max_lora_rank=entry.max_lora_rank,
-        target_modules=tuple(entry.target_modules),
+        target_modules=target_modules,
         price=entry.price(),
         modules=modules,
         tokenizer=tokenizer,
+        revision=entry.revision or "",
+        model_type=model_type if isinstance(model_type := config.get("model_type"), str) else "",
     )
 
 
@@ -169,11 +168,34 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _check_targets(entry: BaseModelEntry, modules: Mapping[str, BaseModule]) -> None:
+def _targets(entry: BaseModelEntry, modules: Mapping[str, BaseModule]) -> tuple[str, ...]:
+    """Last parts of the paths that adapters may adapt: those that the operator names, else all."""
     known = {path.rpartition(".")[2] for path, module in modules.items() if module.kind in _ADAPTABLE}
+    if entry.target_modules is None:
+        return tuple(sorted(known))
     for target in entry.target_modules:
         if target not in known:
             raise ValueError(f"target_modules holds {target!r}; its modules are {', '.join(sorted(known))}")
+    return tuple(entry.target_modules)
+
+
+def _context_length(config: Mapping[str, Any]) -> int:  # Any: JSON values
+    """The longest context that the model was made for. Raises ValueError where its config does not say."""
+    # GPT-2 calls it n_positions; a model of texts and images keeps its text model's config apart.
+    text = config.get("text_config")
+    places = (config, text) if isinstance(text, dict) else (config,)
+    for key in ("max_position_embeddings", "n_positions"):
+        for place in places:
+            if key in place:
+                value = place[key]
+                if not strict_json.is_int(value) or value < 1:
+                    raise ValueError(
+                        f"config.json: {key} is {value!r}; it must be a whole number of at least 1"
+                    )
+                return int(value)
+    raise ValueError(
+        "config.json: max_position_embeddings is missing; it must be a whole number of at least 1"
+    )
 
 
 async def _read_json(files: BaseFiles, name: str) -> dict[str, Any]:  # Any: JSON values

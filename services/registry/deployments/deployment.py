@@ -66,6 +66,8 @@ class Adapter:
     version: AdapterVersion | None = None
     number: int = 0
     """Of the version, among those of its deployment; 0 until there is one."""
+    accept_base_name: bool = False
+    """Its owner says that it is for this base, whatever its config names."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,12 @@ class Deployments:
         """
         request.check(self._base_models)
         uid = uuid.uuid4().hex
-        adapter = Adapter(request.hub_repo, request.revision, self._seal(request.hub_token, account, uid))
+        adapter = Adapter(
+            request.hub_repo,
+            request.revision,
+            self._seal(request.hub_token, account, uid),
+            accept_base_name=request.accept_base_name,
+        )
         now = self._book.now()
         new = Deployment(
             uid=uid,

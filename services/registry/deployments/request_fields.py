@@ -30,10 +30,12 @@ class CreateRequest:
     hub_token: str
     base_model: str
     idempotency_key: str
+    accept_base_name: bool = False
 
     def fingerprint(self) -> str:
         """Of the fields that a retry must repeat. The token is not among them: it may have been renewed."""
-        fields = (self.deployment_id, self.hub_repo, self.revision, self.base_model)
+        accepted = "accept_base_name" if self.accept_base_name else ""
+        fields = (self.deployment_id, self.hub_repo, self.revision, self.base_model, accepted)
         return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
     def check(self, base_models: Collection[str]) -> None:
@@ -68,12 +70,14 @@ class UpdateRequest:
     """Empty means the default branch; so does None with another repo."""
     hub_token: str | None = None
     """Empty removes the stored one."""
+    accept_base_name: bool | None = None
     etag: str = ""
 
     @property
     def is_of_the_token_alone(self) -> bool:
         """Whether the adapter stays what it is, and where it is."""
-        return self.hub_token is not None and self.hub_repo is None and self.revision is None
+        others = (self.hub_repo, self.revision, self.accept_base_name)
+        return self.hub_token is not None and all(one is None for one in others)
 
     def check(self) -> None:
         """Raise InvalidFieldError for the first field that is out of bounds."""
@@ -88,7 +92,13 @@ class UpdateRequest:
         revision = self.revision
         if revision is None:
             revision = wanted.revision if repo == wanted.hub_repo else ""
-        return Adapter(repo, revision, hub_token)
+        accepted = self.accept_base_name
+        return Adapter(
+            repo,
+            revision,
+            hub_token,
+            accept_base_name=wanted.accept_base_name if accepted is None else accepted,
+        )
 
 
 def check_hub_repo(value: str) -> None:

@@ -158,7 +158,13 @@ class Rollouts:
         adapter = deployment.wanted
         token = self._open_token(deployment)
         async with self._admissions:
-            version = await self._admission.admit(adapter.hub_repo, adapter.revision, token=token, base=base)
+            version = await self._admission.admit(
+                adapter.hub_repo,
+                adapter.revision,
+                token=token,
+                base=base,
+                accept_base_name=adapter.accept_base_name,
+            )
         await self._change(deployment, lambda now: lifecycle.admitted(now, version))
         return version
 

@@ -56,6 +56,7 @@ def create_request(message: deployment_pb2.CreateDeploymentRequest) -> CreateReq
         hub_token=message.hub_token,
         base_model=message.base_model,
         idempotency_key=message.idempotency_key,
+        accept_base_name=message.accept_base_name,
     )
 
 
@@ -66,6 +67,7 @@ def update_request(message: deployment_pb2.UpdateDeploymentRequest) -> UpdateReq
         hub_repo=message.hub_repo if message.HasField("hub_repo") else None,
         revision=message.revision if message.HasField("revision") else None,
         hub_token=message.hub_token if message.HasField("hub_token") else None,
+        accept_base_name=message.accept_base_name if message.HasField("accept_base_name") else None,
         etag=message.etag,
     )
 
@@ -93,8 +95,6 @@ def _refuse_what_is_to_come(
         raise NotImplementedYetError("target.merged_model", "a merged model")
     if message.use_base_template:
         raise NotImplementedYetError("use_base_template", "serving with the base's own chat template")
-    if message.accept_base_name:
-        raise NotImplementedYetError("accept_base_name", "taking an adapter that names another base")
 
 
 def _failure(failure: Failure | None) -> deployment_pb2.Failure | None:

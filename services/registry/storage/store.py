@@ -212,6 +212,7 @@ async def _adapter_values(
         f"{prefix}_revision": None if adapter is None else adapter.revision,
         f"{prefix}_hub_token": None if adapter is None else adapter.hub_token,
         f"{prefix}_number": None if adapter is None else adapter.number,
+        f"{prefix}_accept_base_name": adapter is not None and adapter.accept_base_name,
         f"{prefix}_version_id": None if version is None else await _version_id(connection, version),
     }
 
@@ -277,4 +278,5 @@ def _adapter_of(row: _Row, prefix: str) -> Adapter:
         hub_token=columns[f"{prefix}_hub_token"],
         version=version,
         number=columns[f"{prefix}_number"],
+        accept_base_name=columns[f"{prefix}_accept_base_name"],
     )

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from services.common.adapters.config import MAX_BYTES, AdapterConfig, parse_config
+from services.common.adapters.targets import BaseModules
 from services.common.errors import InvalidFieldError
 
 PATHS = [f"model.layers.{layer}.{part}" for layer in range(12) for part in ("q_proj", "v_proj", "down_proj")]
+BASE = BaseModules("llama", PATHS, PATHS)
 Q, DOWN = "model.layers.0.q_proj", "model.layers.11.down_proj"
 
 
@@ -17,7 +19,7 @@ def config(**changes: Any) -> bytes:
 
 
 def parse(**changes: Any) -> AdapterConfig:
-    return parse_config(config(**changes), PATHS)
+    return parse_config(config(**changes), BASE)
 
 
 def refusal(**changes: Any) -> InvalidFieldError:
@@ -66,12 +68,12 @@ def test_any_scale_that_does_not_overflow_is_taken(alpha: float) -> None:
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:
-    assert parse_config(b"\xef\xbb\xbf" + config(), PATHS).r == 8
+    assert parse_config(b"\xef\xbb\xbf" + config(), BASE).r == 8
 
 
 def test_a_config_of_megabytes_is_refused_before_it_is_read() -> None:
     with pytest.raises(InvalidFieldError, match=f"at most {MAX_BYTES} bytes"):
-        parse_config(config(auto_mapping="x" * MAX_BYTES), PATHS)
+        parse_config(config(auto_mapping="x" * MAX_BYTES), BASE)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_config_of_megabytes_is_refused_before_it_is_read() -> None:
         {"modules_to_save": ["norm", "lm_head", "classifier"], "trainable_token_indices": [0, 99]},
         {"modules_to_save": None, "trainable_token_indices": None},
         {"trainable_token_indices": {"embed_tokens": [3]}, "ensure_weight_tying": False},
-        {"task_type": "CAUSAL_LM", "peft_version": "0.99.0", "auto_mapping": {"a": "b"}, "revision": "x"},
+        {"task_type": "CAUSAL_LM", "peft_version": "0.99.0", "auto_mapping": {"a": "b"}},
         {"qalora_group_size": 16, "megatron_core": "megatron.core", "modules_to_save": []},
         {"a_setting_of_the_future": None, "another": False, "third": {}},
     ],
@@ -122,7 +124,6 @@ def test_what_the_engine_applies_passes(changes: dict[str, Any]) -> None:
         ("monteclora_config", {"a": 1}),
         ("velora_config", {"a": 1}),
         ("megatron_config", {"a": 1}),
-        ("ensure_weight_tying", True),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "olora"),
         ("init_lora_weights", "loftq"),
@@ -206,7 +207,7 @@ def test_a_value_of_the_wrong_kind_is_refused(key: str, value: object) -> None:
 )
 def test_what_is_no_strict_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidFieldError) as caught:
-        parse_config(data, PATHS)
+        parse_config(data, BASE)
     error = caught.value
     assert (error.reason, error.field) == ("ADAPTER_CONFIG_INVALID", "adapter_config.json")
 

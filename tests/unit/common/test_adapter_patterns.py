@@ -45,7 +45,6 @@ def test_what_people_write_passes(pattern: str) -> None:
         "(a|a)" * 40,
         "a?" * 60,
         ".*" * 8 + "b",
-        "(?=a)a",
         "(?i)a",
         "(?P<n>a)(?P=n)",
         r"(a)\1",
@@ -53,7 +52,7 @@ def test_what_people_write_passes(pattern: str) -> None:
         "a)(b",
         "*",
         "a{99999999999}",
-        "x" * 300,
+        "x" * 1_100,
     ],
 )
 def test_what_could_take_years_or_is_no_pattern_is_refused(pattern: str) -> None:

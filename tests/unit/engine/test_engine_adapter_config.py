@@ -42,7 +42,7 @@ def test_settings_that_change_nothing_are_taken(tmp_path: Path) -> None:
             tmp_path,
             task_type="CAUSAL_LM",
             lora_dropout=0.1,
-            target_modules="all-linear",
+            target_modules=["q_proj", "down_proj"],
             exclude_modules=["lm_head"],
             layers_to_transform=[0, 11],
             layers_pattern="layers",

@@ -44,7 +44,43 @@ def test_a_twin_of_the_base_is_the_base() -> None:
     assert parse_config(config(base_model_name_or_path="Twin/tiny"), BASE).config.r == 8
 
 
-@pytest.mark.parametrize("value", ["org/Other", None, 7, "", "/root/models/tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "org/Tiny/",
+        "org/tiny-bnb-4bit",
+        "org/Tiny-unsloth-bnb-4bit",
+        "/root/.cache/huggingface/hub/models--org--Tiny/snapshots/0e9e39f249a16976918f6564b8830bc894c89659",
+        "models--twin--Tiny",
+        " org/Tiny",
+    ],
+)
+def test_the_base_is_known_however_trainers_spell_it(name: str) -> None:
+    assert parse_config(config(base_model_name_or_path=name), BASE).config.r == 8
+
+
+@pytest.mark.parametrize("value", ["org/Other", None, 7, "/mnt/models/Tiny", "org/Tiny-v2"])
+def test_its_owner_may_say_that_an_adapter_is_for_this_base(value: object) -> None:
+    data = config(base_model_name_or_path=value, revision="step3000")
+    assert parse_config(data, BASE, accept_base_name=True).config.r == 8
+    assert "accept_base_name" in refusal(data).message
+
+
+@pytest.mark.parametrize("revision", [None, "", "main", "c"])
+def test_a_revision_of_the_base_that_is_this_one_passes(revision: str | None) -> None:
+    assert parse_config(config(revision=revision), BASE).config.r == 8
+
+
+@pytest.mark.parametrize("revision", ["step3000", "v2", 3])
+def test_another_revision_of_the_base_is_another_model(revision: object) -> None:
+    error = refusal(config(revision=revision))
+    assert (error.reason, error.field) == ("ADAPTER_BASE_MISMATCH", "adapter_config.json: revision")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["org/Other", None, 7, "", "/root/models/tiny", "models--org--Other", "org/Tiny/x", "org/Tiny-GPTQ"],
+)
 def test_another_base_is_refused(value: object) -> None:
     error = refusal(config(base_model_name_or_path=value))
     assert error.reason == "ADAPTER_BASE_MISMATCH"

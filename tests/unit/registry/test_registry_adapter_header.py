@@ -36,6 +36,7 @@ FITTED = parse_config(
             "peft_type": "LORA",
             "base_model_name_or_path": "org/Tiny",
             "r": 4,
+            "target_modules": ["q_proj", "down_proj", "lm_head"],
             "rank_pattern": {"down_proj": 2},
         }
     ).encode(),

@@ -54,8 +54,19 @@ def test_gpt_2_stores_its_linears_transposed_and_its_names_with_or_without_a_pre
         "transformer.wpe": BaseModule(OTHER, (64, 8)),
         "transformer.h.0.attn.c_attn": BaseModule(LINEAR, (24, 8), 24),
         "transformer.ln_f": BaseModule(NORM, (8,), 8),
-        "lm_head": BaseModule(OUTPUT, (100, 8)),
+        "lm_head": BaseModule(OUTPUT, (100, 8), tied=True),
     }
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "tied"),
+    [("llama", True, True), ("llama", None, False), ("llama", False, False), ("gemma", None, True)],
+)
+def test_a_file_that_repeats_the_embedding_as_its_output_layer_is_tied_where_the_config_says_so(
+    model_type: str, said: bool | None, tied: bool
+) -> None:
+    shapes = {"model.embed_tokens.weight": (100, 8), "lm_head.weight": (100, 8)}
+    assert read_modules(shapes, model_type, tied=said)["lm_head"] == BaseModule(OUTPUT, (100, 8), tied=tied)
 
 
 def test_the_output_layer_of_gpt_neox_goes_by_the_name_it_has_once_loaded() -> None:

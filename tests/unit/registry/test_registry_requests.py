@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ GOOD = CreateRequest(
         ("idempotency_key", "two words"),
     ],
 )
-def test_a_field_out_of_bounds_is_named_with_its_bound(field: str, value: str) -> None:
+def test_a_field_out_of_bounds_is_named_with_its_bound(field: str, value: Any) -> None:
     with pytest.raises(InvalidFieldError) as caught:
         replace(GOOD, **{field: value}).check([BASE, "other"])
     assert caught.value.field == field
@@ -70,7 +71,7 @@ def test_a_field_out_of_bounds_is_named_with_its_bound(field: str, value: str) -
         ("idempotency_key", "7f9c24e8-3b12-4fef-91e0-5c1b7d4a0a11"),
     ],
 )
-def test_what_people_send_passes(field: str, value: str) -> None:
+def test_what_people_send_passes(field: str, value: Any) -> None:
     replace(GOOD, **{field: value}).check([BASE])
 
 
@@ -83,7 +84,7 @@ def test_the_base_may_be_left_out_where_there_is_one_only() -> None:
 def test_a_retry_may_carry_another_token_but_nothing_else() -> None:
     assert replace(GOOD, hub_token="hf_new").fingerprint() == GOOD.fingerprint()
     for field in ("deployment_id", "hub_repo", "revision", "base_model"):
-        assert replace(GOOD, **{field: "other"}).fingerprint() != GOOD.fingerprint()
+        assert replace(GOOD, **dict[str, Any]({field: "other"})).fingerprint() != GOOD.fingerprint()
 
 
 def test_an_update_may_leave_everything_out() -> None:

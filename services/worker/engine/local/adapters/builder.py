@@ -70,18 +70,31 @@ class AdapterBuilder:
                 self._build_norm(tensors)
             else:
                 raise tensors_invalid("module", path, "a module of the base that can be adapted")
+            if not self._config.saves(path):
+                self._check_copies(tensors)
             tensors.check_used()
         if not self._pairs:
             raise tensors_invalid(
                 "", "without LoRA weights", "a file with LoRA weights of at least one module"
             )
         self._check_token_ids()
+        self._check_tied()
         output_rows = self._rows.get(self._probe.output)
         if output_rows is None and self._probe.tied:
             output_rows = self._rows.get(self._probe.embedding)
         if output_rows is not None:
             self._check_output_rows()
         return AdapterWeights(self._deltas, self._replaced, self._embedding, output_rows)
+
+    def _check_tied(self) -> None:
+        """Where it ties what was trained, PEFT makes one of two modules' weights from the other's."""
+        if self._config.ties_weights and self._probe.tied:
+            changed = (
+                self._embedding is not None,
+                self._probe.output in (self._deltas.keys() | self._replaced),
+            )
+            if any(changed):
+                raise unsupported("ensure_weight_tying", True, "false where tied weights are trained")
 
     def _check_saved(self, modules: Mapping[str, ModuleTensors]) -> None:
         """Every module that modules_to_save names is there, and is one that can be replaced."""
@@ -111,7 +124,6 @@ class AdapterBuilder:
         own_bias = self._base.bias(path)
         if names.A in tensors or names.B in tensors:
             delta = self._low_rank(tensors, linear)
-            self._check_copy(tensors)
             bias_part, trained = names.BASE_BIAS, config.bias != "none"
         else:
             delta = Delta()
@@ -128,10 +140,12 @@ class AdapterBuilder:
                 multiplier=delta.multiplier,
                 bias=trained_part + own_bias.float() * (1 - delta.multiplier),
             )
-        self._deltas[path] = delta
+        if delta.a is not None or delta.bias is not None:
+            self._deltas[path] = delta
 
     def _low_rank(self, tensors: ModuleTensors, linear: LinearModule) -> Delta:
         path, config = tensors.path, self._config
+        config.targets.check(path)
         self._pairs += 1
         rank, scale = config.rank_of(path), config.scale_of(path)
         a = tensors.take(names.A, (rank, linear.inputs))
@@ -156,7 +170,8 @@ class AdapterBuilder:
             self._embedding = EmbeddingChange(table=self._convert(path, table, scale))
         elif names.TOKEN_ROWS in tensors:
             self._take_rows(tensors, vocabulary, hidden, scale=scale)
-        else:
+        elif names.EMBEDDING_A in tensors or names.EMBEDDING_B in tensors:
+            config.targets.check(path)
             self._pairs += 1
             rank, lora_scale = config.rank_of(path), config.scale_of(path)
             if config.lora_bias:
@@ -167,7 +182,6 @@ class AdapterBuilder:
             if config.dora:
                 wide_a, wide_b = a.float().to(self._device), b.float().to(self._device) * lora_scale
                 multiplier = self._magnitude(tensors, _column_norms(weight, wide_a.t(), wide_b.t()))
-            self._check_copy(tensors)
             self._embedding = EmbeddingChange(
                 a=self._convert(f"{path}.{names.EMBEDDING_A}", a.t()),
                 b=self._convert(f"{path}.{names.EMBEDDING_B}", b.t(), lora_scale * scale),
@@ -228,19 +242,20 @@ class AdapterBuilder:
         if self._base.bias(output) is not None:
             raise unsupported("trainable_token_indices", output, "a module without a bias")
 
-    def _check_copy(self, tensors: ModuleTensors) -> None:
-        """With an adapted embedding or output layer PEFT saves the base's own weight; one that differs is another base."""
+    def _check_copies(self, tensors: ModuleTensors) -> None:
+        """PEFT saves the base's own embedding and output layer beside adapters; one that differs is another base's."""
         path = tensors.path
-        if names.BASE_WEIGHT not in tensors:
+        ends = (self._probe.embedding, self._probe.output)
+        if path not in ends and path not in self._probe.linears:
             return
-        own = self._base.weight(path)
-        copy = tensors.take(names.BASE_WEIGHT, tuple(own.shape))
-        if not torch.equal(copy.to(own.device, own.dtype), own):
-            raise tensors_invalid(
-                f"{path}.{names.BASE_WEIGHT}",
-                "another weight than the base's",
-                "the base's own weight, or left out",
-            )
+        for part in (names.BASE_WEIGHT, names.WEIGHT) if path in ends else (names.BASE_WEIGHT,):
+            if part in tensors:
+                own = self._base.weight(path)
+                copy = tensors.take(part, tuple(own.shape))
+                if not torch.equal(copy.to(own.device, own.dtype), own):
+                    raise tensors_invalid(
+                        f"{path}.{part}", "another weight than the base's", "the base's own, or left out"
+                    )
 
     def _magnitude(self, tensors: ModuleTensors, norms: Tensor) -> Tensor:
         multiplier = self._wide(tensors, names.MAGNITUDE, tuple(norms.shape)) / norms

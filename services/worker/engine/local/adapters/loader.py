@@ -1,6 +1,6 @@
 """Loads an adapter's two files: all that they change is applied exactly, or the adapter is refused."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from services.common.adapters import config as peft_config
 from services.common.adapters.config import AdapterConfig
 from services.common.adapters.refusals import CONFIG, config_invalid
+from services.common.adapters.targets import BaseModules
 from services.common.logs import get_logger
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.adapters.builder import AdapterBuilder, BaseWeights
@@ -36,7 +37,7 @@ class AdapterLoader:
 
         Raises InvalidFieldError, naming what cannot be applied exactly.
         """
-        config = read_config(files.folder, self.probe.paths)
+        config = read_config(files.folder, self.probe.adaptable)
         modules = read_tensors(files.folder)
         weights = AdapterBuilder(self.probe, self.base, config, self.dtype, self.device).build(modules)
         adapter = self.prepare(files.digest, weights)
@@ -44,11 +45,11 @@ class AdapterLoader:
         return adapter
 
 
-def read_config(folder: Path, paths: Collection[str]) -> AdapterConfig:
-    """An adapter's config, for a base whose modules have these paths. Raises InvalidFieldError."""
+def read_config(folder: Path, base: BaseModules) -> AdapterConfig:
+    """An adapter's config, for a base with these modules. Raises InvalidFieldError."""
     try:
         with (folder / CONFIG).open("rb") as file:
             data = file.read(peft_config.MAX_BYTES + 1)
     except OSError as error:
         raise config_invalid("", str(error), "a file that can be read") from None
-    return peft_config.parse_config(data, paths)
+    return peft_config.parse_config(data, base)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from services.common.adapters.targets import BaseModules
 from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.torch_form.kv_cache import KvShape
 from services.worker.engine.local.torch_form.torch_attention import AttentionOptions
@@ -60,6 +61,13 @@ class ModelProbe:
     """Whether these two have one weight."""
     paths: frozenset[str]
     """Of all modules that have parameters."""
+    model_type: str = ""
+    """As in the model's config."""
+
+    @property
+    def adaptable(self) -> BaseModules:
+        """What the rules of adapters need to know of the model."""
+        return BaseModules(self.model_type, self.paths, self.linears.keys() - {self.output})
 
 
 class _ShapeRecorder:
@@ -145,6 +153,7 @@ def probe_model(model: PreTrainedModel) -> ModelProbe:
         paths=frozenset(
             path for module, path in by_module.items() if next(module.parameters(), None) is not None
         ),
+        model_type=model.config.model_type,
     )
 
 
