@@ -123,7 +123,6 @@ def test_half_a_pair_is_refused(half: str) -> None:
     [
         "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
-        "base_model.model.lm_head.weight",
         "model.layers.0.self_attn.q_proj.lora_A.weight",
         "base_model.model.model.layers.0.self_attn.q_proj.alpha",
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight ",

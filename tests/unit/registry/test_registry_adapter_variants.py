@@ -153,7 +153,6 @@ def test_each_of_its_tensors_must_have_its_shape(variant: str) -> None:
         (f"{Q}.bias", [16], "bias 'all'"),
         (f"{NORM}.bias", [8], "modules_to_save"),
         (f"{NORM}.weight", [8], "modules_to_save"),
-        (f"{HEAD}.weight", [100, 8], "modules_to_save"),
         (f"{Q}.base_layer.weight", [16, 8], "the input embedding or the output layer"),
         (f"{EMBED}.base_layer.weight", [100, 8], "LoRA on the input embedding"),
         (f"{EMBED}.lora_A.weight", [4, 8], "LoRA on a linear module or the output layer"),
