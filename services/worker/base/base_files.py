@@ -1,25 +1,31 @@
 """Where the base model's files are: in a folder that registry and worker share, or fetched from the Hub."""
 
 import asyncio
+import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.common import errors, logs
+from services.common.adapters import strict_json
 from services.common.hub import HubClient
 
-# Nothing that could be executed, and no second copy of the weights in another format.
-PATTERNS = (
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = "model.safetensors"
+# Nothing that could be executed.
+TEXTS = (
     "config.json",
     "generation_config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
+    _INDEX,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
 )
 _NEEDED = ("config.json", "tokenizer.json", "*.safetensors")
+
+_FILE = re.compile(r"[\w][\w.-]*\.safetensors")
 
 _log = logs.get_logger(__name__)
 
@@ -59,9 +65,7 @@ async def _downloaded(repo: str, commit: str, hub: HubClient, cache: Path, token
     _log.info("base_model_download_started", repo=repo, commit=commit)
     while True:
         try:
-            folder = await asyncio.to_thread(
-                hub.snapshot, repo, commit, cache, patterns=PATTERNS, token=token
-            )
+            folder = await asyncio.to_thread(_fetch, repo, commit, hub, cache, token)
         except errors.UnavailableError as error:
             _log.warning(
                 "waiting_for_hub", reason=error.reason, message=error.message, seconds=error.retry_after
@@ -72,3 +76,24 @@ async def _downloaded(repo: str, commit: str, hub: HubClient, cache: Path, token
         else:
             _log.info("base_model_downloaded", repo=repo, seconds=round(time.monotonic() - started, 1))
             return folder
+
+
+def _fetch(repo: str, commit: str, hub: HubClient, cache: Path, token: str) -> Path:
+    """What is loaded and no more: a repo may hold its weights a second time, in another form or whole beside shards."""
+    folder = hub.snapshot(repo, commit, cache, patterns=TEXTS, token=token)
+    return hub.snapshot(repo, commit, cache, patterns=(*TEXTS, *_weight_files(folder)), token=token)
+
+
+def _weight_files(folder: Path) -> Collection[str]:
+    """The files that the base's index names; one that has none has its weights in one file. Raises StartRefusedError."""
+    try:
+        index = strict_json.parse_object((folder / _INDEX).read_bytes())
+    except FileNotFoundError:
+        return (_WEIGHTS,)
+    except strict_json.StrictJsonError as error:
+        raise StartRefusedError(f"the base model's {_INDEX} is not what it should be: {error}") from None
+    weight_map = index.get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) and _FILE.fullmatch(name) for name in names):
+        raise StartRefusedError(f"the base model's {_INDEX} does not name its files of weights")
+    return set(names)

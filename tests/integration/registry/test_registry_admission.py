@@ -283,7 +283,11 @@ async def test_a_base_from_the_hub_gives_the_same_shapes_as_from_a_folder(
     bases.write_text(base_list(tmp_path, local_path=None, hub_repo="org/base", revision="main"))
     base = await resolve_base(read_base_list(bases)[0], bench.reader, "")
     assert base == replace(
-        bench.base, local_path="", hub_repo="org/base", commit=bench.hub.commit("org/base")
+        bench.base,
+        local_path="",
+        hub_repo="org/base",
+        revision="main",
+        commit=bench.hub.commit("org/base"),
     )
 
 

@@ -207,7 +207,6 @@ class TestWhatIsToCome:
         [
             ({"target": MERGED}, "target.merged_model"),
             ({"use_base_template": True}, "use_base_template"),
-            ({"accept_base_name": True}, "accept_base_name"),
         ],
     )
     async def test_it_is_refused_by_name(
