@@ -1,4 +1,4 @@
-"""`loramux up --base` with families that are not Llama, from a hub: PEFT says whether their answers are right."""
+"""`loramux up --base` with every family that README names, from a hub: PEFT says whether their answers are right."""
 
 import queue
 from collections.abc import Iterator
@@ -16,11 +16,10 @@ import loramux
 from loramux.cli.embedded.base_models import chosen
 from loramux.cli.embedded.embedded_services import Embedded, EmbeddedConfig, Event
 from loramux.localhub import LocalHub, running
-from tests.support.models import write_random_adapter, write_tiny_base
+from tests.support.models import FAMILIES, write_random_adapter, write_tiny_base
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("embedded")]
 
-FAMILIES = ("phi3", "gpt2", "gpt_neox")
 PROMPT = "The quick brown fox"
 NEW = 12
 
