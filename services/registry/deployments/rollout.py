@@ -23,6 +23,7 @@ _ADMISSIONS_AT_ONCE = 4
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _MOST_LOST_WORKERS = 8
+_MOST_BROKEN_LOADS = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class LoadRefusedError(Exception):
         self.error = error
 
 
+class LoadBrokeError(Exception):
+    """The worker broke over it, and lives: its own trouble or the adapter's, which another worker shows."""
+
+    def __init__(self, error: errors.ServiceError) -> None:
+        """`error` says what happened, in the worker's words."""
+        super().__init__(error.message)
+        self.error = error
+
+
 class WorkerBusyError(Exception):
     """The worker answered that it cannot load it now; the message is for people."""
 
@@ -54,7 +64,7 @@ class WorkerLostError(Exception):
 
 
 LoadAdapter = Callable[[str, LoadOrder], Awaitable[None]]
-"""Lets the worker at an address carry out an order. Raises one of the three errors above."""
+"""Lets the worker at an address carry out an order. Raises one of the four errors above."""
 
 
 class Rollouts:
@@ -186,7 +196,7 @@ class Rollouts:
             account=deployment.account,
             request_id=request_id,
         )
-        pause, lost = self._first_pause, 0
+        pause, lost, broken = self._first_pause, 0, 0
         failed_on: set[str] = set()
         while True:
             lease = await self._find_worker(deployment, version, failed_on)
@@ -196,6 +206,12 @@ class Rollouts:
                 await self._load_under(lease, order)
             except WorkerBusyError as busy:
                 await self._progress(deployment, f"waiting to load again: {busy}")
+            except LoadBrokeError as broke:
+                broken += 1
+                _log.warning("load_broke", worker_id=worker_id, error=str(broke), broken=broken)
+                if broken == _MOST_BROKEN_LOADS:
+                    raise LoadRefusedError(broke.error) from None
+                await self._progress(deployment, "a worker could not load it; trying another")
             except WorkerLostError as gone:
                 lost += 1
                 _log.warning("worker_lost_while_loading", worker_id=worker_id, error=str(gone), lost=lost)

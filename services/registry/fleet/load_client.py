@@ -8,6 +8,7 @@ from loramux.worker.v1 import worker_pb2, worker_pb2_grpc
 from services.common import errors
 from services.common.internal import InternalCalls
 from services.registry.deployments.rollout import (
+    LoadBrokeError,
     LoadOrder,
     LoadRefusedError,
     WorkerBusyError,
@@ -26,7 +27,6 @@ _RETRIED = (
 # The worker's own trouble, not the adapter's.
 _LOST = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNAUTHENTICATED,
 )
 
@@ -38,7 +38,7 @@ class WorkerClient:
         self._calls = calls
 
     async def load(self, address: str, order: LoadOrder) -> None:
-        """Return once the adapter is loaded and has run. Raises the three errors of `rollout`."""
+        """Return once the adapter is loaded and has run. Raises the four errors of `rollout`."""
         request = worker_pb2.LoadAdapterRequest(adapter=adapter_ref(order.version, order.deployment_uid))
         metadata = self._calls.metadata(request_id=order.request_id, account=order.account)
         async with self._calls.channel(address) as channel:
@@ -50,6 +50,9 @@ class WorkerClient:
 
 
 def _meaning(error: LoramuxError) -> Exception:
+    # It broke over this adapter: another worker may not, so it is asked, once.
+    if error.reason == "ADAPTER_LOAD_FAILED" or (error.reason and error.code is grpc.StatusCode.INTERNAL):
+        return LoadBrokeError(errors.ServiceError(error.reason, error.message, error.metadata))
     # A status without a reason was made by the transport, not by the worker.
     if not error.reason or error.code in _LOST:
         return WorkerLostError(str(error))

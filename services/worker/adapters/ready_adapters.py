@@ -4,10 +4,18 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
-from services.common import errors
+from services.common import errors, logs
 from services.common.adapters.version import WEIGHTS, AdapterVersion
 from services.worker.adapters.adapter_store import AdapterStore
-from services.worker.engine.interface import Engine, EngineRequest, EngineStoppedError, Sampling
+from services.worker.engine.interface import (
+    Engine,
+    EngineRequest,
+    EngineStoppedError,
+    NotFiniteError,
+    Sampling,
+)
+
+_log = logs.get_logger(__name__)
 
 _PROBE = Sampling(max_tokens=1, temperature=0.0, logprobs=0, ignore_eos=True)
 
@@ -31,7 +39,11 @@ class Adapters:
 
     @asynccontextmanager
     async def hold(self, version: AdapterVersion) -> AsyncIterator[None]:
-        """Keep an adapter resident while the context lasts; raises what the store and the engine raise."""
+        """Keep an adapter resident while the context lasts; raises what the store and the engine raise.
+
+        Whatever a loader raises beside what it is to raise is a defect of ours: UnavailableError ADAPTER_MEMORY_FULL
+        where memory ran out, else PreconditionError ADAPTER_LOAD_FAILED, naming the adapter.
+        """
         async with AsyncExitStack() as stack:
             files = await stack.enter_async_context(self._store.hold(version))
             try:
@@ -41,6 +53,10 @@ class Adapters:
                 raise
             except EngineStoppedError:
                 raise engine_stopped() from None
+            except errors.ServiceError:
+                raise
+            except Exception as error:
+                raise _load_failed(version, error) from error
             self._changed()
             yield
 
@@ -52,7 +68,7 @@ class Adapters:
         async with self.hold(version):
             if await self._speaks(version.digest):
                 return
-            if not await self._speaks(None):
+            if not await self._speaks(None):  # then it is not the adapter's doing
                 raise engine_stopped()
             self._store.discard(version.digest)
             raise errors.InvalidFieldError(
@@ -63,16 +79,44 @@ class Adapters:
             )
 
     async def _speaks(self, digest: str | None) -> bool:
-        """Whether one token comes out; the engine ends a sequence whose numbers are not finite."""
+        """Whether one token comes out, of finite numbers. Tried twice: a step fails for all that are in it.
+
+        Raises UnavailableError where none came out for another reason, which says nothing of the adapter.
+        """
+        for _ in range(2):
+            try:
+                return await self._speaks_now(digest)
+            except NotFiniteError:
+                return False
+            except EngineStoppedError:
+                continue
+        raise engine_stopped()
+
+    async def _speaks_now(self, digest: str | None) -> bool:
         request = EngineRequest(
             request_id="probe", account_id="", prompt=self._probe_prompt, sampling=_PROBE, adapter=digest
         )
-        try:
-            async with aclosing(self._engine.generate(request)) as outputs:
-                logprobs = [one.logprob async for output in outputs for one in output.logprobs]
-        except EngineStoppedError:
-            return False
+        async with aclosing(self._engine.generate(request)) as outputs:
+            logprobs = [one.logprob async for output in outputs for one in output.logprobs]
         return all(math.isfinite(one) for one in logprobs)
+
+
+def _load_failed(version: AdapterVersion, error: Exception) -> errors.ServiceError:
+    kind = type(error).__name__
+    _log.error("adapter_load_failed", digest=version.digest, kind=kind, exc_info=error)
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError":  # torch's own is a RuntimeError
+        return errors.UnavailableError(
+            "ADAPTER_MEMORY_FULL",
+            f"the worker has no memory for adapter {version.digest[:12]} now",
+            retry_after=1.0,
+            metadata={"digest": version.digest},
+        )
+    return errors.PreconditionError(
+        "ADAPTER_LOAD_FAILED",
+        version.digest,
+        f"the worker's engine could not load adapter {version.digest[:12]} of {version.hub_repo}: {kind}, which its log tells",
+        {"digest": version.digest, "hub_repo": version.hub_repo, "kind": kind},
+    )
 
 
 def engine_stopped() -> errors.UnavailableError:

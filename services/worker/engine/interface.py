@@ -149,6 +149,10 @@ class EngineStoppedError(Exception):
     """The engine has stopped or failed; the sequence did not end by itself."""
 
 
+class NotFiniteError(EngineStoppedError):
+    """The model gave numbers for this sequence that are not finite; others are not touched by it."""
+
+
 class Engine(Protocol):
     """Runs sequences of one base model on one device, each with an adapter or without."""
 

@@ -9,7 +9,7 @@ import pytest
 from loramux.localhub import LocalHub, running
 from services.common.clock import SystemClock
 from services.common.database import open_database
-from services.common.errors import ServiceError
+from services.common.errors import PreconditionError, ServiceError
 from services.registry.__main__ import MIGRATIONS
 from services.registry.admission.adapter_admission import Admission
 from services.registry.bases.base_list import read_base_list
@@ -20,7 +20,13 @@ from services.registry.deployments.deployment import Deployment, State
 from services.registry.deployments.list_query import ListQuery
 from services.registry.deployments.operations import Deployments
 from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
-from services.registry.deployments.rollout import LoadOrder, LoadRefusedError, Rollouts, WorkerLostError
+from services.registry.deployments.rollout import (
+    LoadBrokeError,
+    LoadOrder,
+    LoadRefusedError,
+    Rollouts,
+    WorkerLostError,
+)
 from services.registry.deployments.sealing import Sealer
 from services.registry.fleet.fleet import Fleet, Lease
 from services.registry.fleet.route_log import Routes
@@ -141,6 +147,38 @@ async def test_an_adapter_that_kills_every_worker_fails_in_the_end(bench: Bench)
     assert failed.failure.reason == "WORKERS_LOST"
     assert len(bench.script.calls) == 8
     assert set(bench.script.calls) == {"w1", "w2"}
+
+
+@pytest.mark.parametrize("workers", [["w1", "w2", "w3"], ["w1"]])
+async def test_an_adapter_that_workers_break_over_fails_with_the_second(
+    bench: Bench, workers: list[str]
+) -> None:
+    async def break_over_it(_address: str, _order: LoadOrder) -> None:
+        raise LoadBrokeError(PreconditionError("ADAPTER_LOAD_FAILED", "d", "OverflowError", {"digest": "d"}))
+
+    bench.script.load = break_over_it
+    for name in workers:
+        bench.register(name)
+    await bench.create()
+    failed = await bench.until(lambda one: one.state is State.FAILED)
+    assert failed.failure is not None
+    assert failed.failure.reason == "ADAPTER_LOAD_FAILED"
+    assert failed.failure.metadata == {"digest": "d"}
+    assert len(bench.script.calls) == 2
+    assert len(set(bench.script.calls)) == min(2, len(workers))
+
+
+async def test_one_worker_that_breaks_over_it_is_not_the_adapters_end(bench: Bench) -> None:
+    async def break_once(_address: str, _order: LoadOrder) -> None:
+        if len(bench.script.calls) == 1:
+            raise LoadBrokeError(PreconditionError("ADAPTER_LOAD_FAILED", "d", "OSError"))
+
+    bench.script.load = break_once
+    bench.register("w1")
+    bench.register("w2", Report(running_sequences=5))
+    await bench.create()
+    await bench.until(lambda one: one.state is State.RUNNING)
+    assert bench.script.calls == ["w1", "w2"]
 
 
 async def test_a_lost_worker_is_not_the_first_to_be_asked_again(bench: Bench) -> None:

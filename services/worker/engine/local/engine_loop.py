@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from services.common.logs import get_logger
-from services.worker.engine.interface import EngineOutput, EngineStoppedError, Finish, StepStats
+from services.worker.engine.interface import (
+    EngineOutput,
+    EngineStoppedError,
+    Finish,
+    NotFiniteError,
+    StepStats,
+)
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.output_streams import Outbox
 from services.worker.engine.local.runner import Runner
@@ -124,7 +130,7 @@ class EngineLoop:
         if sampled is None:
             _log.warning("sequence_not_finite", request_id=sequence.request.request_id)
             self._scheduler.forget(sequence)
-            self._end(sequence, EngineStoppedError("the model gave numbers that are not finite"))
+            self._end(sequence, NotFiniteError("the model gave numbers that are not finite"))
             return
         if sampled.token_id in sequence.stop_ids:
             self._end(sequence, EngineOutput((), cached_tokens=sequence.cached_tokens, finish=Finish.STOP))
