@@ -86,6 +86,11 @@ class HubClient:
             )
             return Path(path).replace(folder / filename)
 
+    def check(self, repo: str, commit: str, filename: str, *, token: str, max_bytes: int) -> None:
+        """Ask whether one file can be fetched: whatever `download` raises before it writes anything."""
+        with _translated(repo, commit, token=token, filename=filename):
+            self._check_size(repo, commit, filename, token=token, max_bytes=max_bytes)
+
     def snapshot(self, repo: str, commit: str, cache: Path, *, patterns: Sequence[str], token: str) -> Path:
         """Fetch the files that match `patterns` into the Hub cache `cache`; a commit that is there whole is not asked for."""
         with _translated(repo, commit, token=token):

@@ -14,8 +14,9 @@ from services.common import internal, logs
 from services.common.hub import HubClient
 from services.common.interceptors import InternalDoor
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
-from services.worker.adapters.adapter_store import AdapterStore, FolderInUseError
+from services.worker.adapters.adapter_store import AdapterStore
 from services.worker.adapters.ready_adapters import Adapters
+from services.worker.adapters.store_folder import FolderInUseError
 from services.worker.base.base_files import StartRefusedError, base_folder
 from services.worker.engine.choice import start_engine
 from services.worker.engine.interface import Engine

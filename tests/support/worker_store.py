@@ -9,6 +9,7 @@ from loramux.localhub import LocalHub, running
 from services.common.adapters.version import CONFIG, WEIGHTS, AdapterVersion, digest_of
 from services.common.hub import HubClient
 from services.worker.adapters.adapter_store import AdapterStore
+from services.worker.adapters.store_folder import DELETED
 
 SIZE = 1000
 
@@ -47,8 +48,9 @@ class Setting:
         return [one.path for one in self.hub.requests if one.method == "GET"]
 
     def on_disk(self) -> set[str]:
-        """What there is in the store's folder."""
-        return {path.name for path in self.folder.iterdir()} - {".lock"}
+        """What there is in the store's folder, less what is being deleted."""
+        found = {path.name for path in self.folder.iterdir()} - {".lock"}
+        return {name for name in found if not name.startswith(DELETED)}
 
 
 @contextmanager

@@ -1,34 +1,28 @@
 """Adapters on disk: fetched from the Hub on demand, checked by their sums, within a quota, never half there."""
 
 import asyncio
-import fcntl
-import hashlib
+import errno
 import os
 import shutil
 import tempfile
-import threading
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from services.common import errors, logs
-from services.common.adapters.version import CONFIG, DIGEST, WEIGHTS, AdapterVersion
+from services.common.adapters.version import CONFIG, WEIGHTS, AdapterVersion
 from services.common.hub import DownloadCancelledError, HubClient
+from services.worker.adapters import store_folder
+from services.worker.adapters.flight import Flight, Stop
 from services.worker.daemon_threads import in_daemon_thread
 from services.worker.engine.interface import AdapterFiles
 
-_FETCHING = ".fetching-"
-_DELETED = ".deleted-"
 _RETRY_AFTER = 2.0
 _CLOSE_SECONDS = 2.0
 
 _log = logs.get_logger(__name__)
-
-
-class FolderInUseError(Exception):
-    """Another worker keeps its adapters in this folder."""
 
 
 class AdapterStore:
@@ -48,7 +42,7 @@ class AdapterStore:
         Raises FolderInUseError when another process has the folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = store_folder.lock(folder)
         self._folder = folder
         self._hub = hub
         self._hub_token = hub_token
@@ -56,11 +50,14 @@ class AdapterStore:
         self._uses: Counter[str] = Counter()
         self._refused: set[str] = set()
         self._checked: set[str] = set()
-        self._flights: dict[AdapterVersion, _Flight] = {}
+        self._flights: dict[AdapterVersion, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
+        self._threads: set[asyncio.Future[int]] = set()
+        """Of downloads, those that were given up among them."""
         self._coming = 0
         """Bytes that downloads under way may need."""
-        self._sizes: OrderedDict[str, int] = _recover(folder)
+        self._sizes: OrderedDict[str, int] = store_folder.recover(folder)
         """Bytes on disk by digest, the least recently used first."""
 
     @property
@@ -93,11 +90,13 @@ class AdapterStore:
         """End what is being fetched, and leave nothing of it; waits only briefly for a Hub that does not answer."""
         for flight in self._flights.values():
             flight.stop.set()
-        if self._tasks:
-            _, stuck = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+        under_way: set[asyncio.Future[Any]] = {*self._tasks, *self._threads}  # Any: None or a size
+        if under_way:
+            _, stuck = await asyncio.wait(under_way, timeout=_CLOSE_SECONDS)
             for task in stuck:
                 task.cancel()
-        for leftover in self._folder.glob(f"{_FETCHING}*"):
+        await asyncio.gather(*self._deletions)
+        for leftover in self._folder.glob(f"{store_folder.FETCHING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         os.close(self._lock)
 
@@ -117,8 +116,8 @@ class AdapterStore:
         """Wait for the one fetch of this version; it is given up when the last who waits is cancelled."""
         flight = self._flights.get(version)
         if flight is None or flight.stop.is_set():
-            stop = threading.Event()
-            flight = _Flight(asyncio.create_task(self._fetch(version, stop)), stop)
+            stop = Stop()
+            flight = Flight(asyncio.create_task(self._fetch(version, stop)), stop)
             self._flights[version] = flight
             self._tasks.add(flight.task)
             flight.task.add_done_callback(lambda task: self._landed(version, task))
@@ -130,6 +129,8 @@ class AdapterStore:
             flight.waiting -= 1
             if not flight.waiting:
                 flight.stop.set()
+                # It lets go of the room that it had taken, however long its thread hangs in a read.
+                flight.task.cancel()
         if flight.task.cancelled() or isinstance(flight.task.exception(), DownloadCancelledError):
             raise errors.UnavailableError(
                 "DRAINING", "the worker is stopping; try again", retry_after=_RETRY_AFTER
@@ -145,28 +146,70 @@ class AdapterStore:
             # All who waited may be gone; then nobody else looks at it.
             task.exception()
 
-    async def _fetch(self, version: AdapterVersion, stop: threading.Event) -> None:
+    async def _fetch(self, version: AdapterVersion, stop: Stop) -> None:
         digest = version.digest
         with self._in_use(digest):
             if digest in self._sizes:
                 # From an earlier process: trusted no more than a download.
-                whole = await asyncio.to_thread(_sums_match, self._folder / digest, version)
+                whole = await asyncio.to_thread(store_folder.sums_match, self._folder / digest, version)
                 if whole or digest in self._checked:
                     self._checked.add(digest)
                     return
                 self._delete(digest)
+            uid = version.deployment_uid
+            token = await self._hub_token(uid, version.digest) if uid else ""
+            # Nothing is deleted for what cannot be had.
+            await in_daemon_thread(lambda: self._ask_for(version, token))
             with self._room_for(version):
-                uid = version.deployment_uid
-                token = await self._hub_token(uid, version.digest) if uid else ""
                 _log.info("adapter_download_started", digest=digest, repo=version.hub_repo)
-                self._sizes[digest] = await in_daemon_thread(lambda: self._download(version, token, stop))
+                try:
+                    self._sizes[digest] = await self._download_where_there_is_room(version, token, stop)
+                except asyncio.CancelledError:
+                    # Nothing comes after `stop`; what came before it is whole.
+                    if digest not in self._sizes and (self._folder / digest).is_dir():
+                        self._sizes[digest] = version.size_bytes
+                    raise
             self._checked.add(digest)
             self._refused.discard(digest)
             _log.info("adapter_downloaded", digest=digest, size_bytes=self._sizes[digest])
 
-    def _download(self, version: AdapterVersion, token: str, stop: threading.Event) -> int:
+    def _ask_for(self, version: AdapterVersion, token: str) -> None:
+        """Blocking. Raises what a download would, where the Hub does not have the weights as they were admitted."""
+        try:
+            self._hub.check(
+                version.hub_repo, version.commit, WEIGHTS, token=token, max_bytes=version.size_bytes
+            )
+        except errors.InvalidFieldError as error:
+            if error.reason == "HUB_FILE_TOO_LARGE":
+                raise _tampered(version, WEIGHTS) from None
+            raise
+
+    async def _download_where_there_is_room(self, version: AdapterVersion, token: str, stop: Stop) -> int:
+        """Its bytes. Where the disk itself is full, whatever the quota, adapters that nobody holds give way."""
+        while True:
+            try:
+                thread = asyncio.ensure_future(in_daemon_thread(lambda: self._download(version, token, stop)))
+                self._threads.add(thread)
+                thread.add_done_callback(self._thread_ended)
+                return await asyncio.shield(thread)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                _log.warning("disk_full", digest=version.digest)
+            unused = next((digest for digest in self._sizes if digest not in self._uses), None)
+            if unused is None:
+                raise _cache_full(version, "the disk for adapters is full")
+            self._delete(unused)
+            await asyncio.gather(*self._deletions)
+
+    def _thread_ended(self, thread: "asyncio.Future[int]") -> None:
+        self._threads.discard(thread)
+        if not thread.cancelled():
+            thread.exception()  # where it was given up nobody else looks at it
+
+    def _download(self, version: AdapterVersion, token: str, stop: Stop) -> int:
         """Blocking. Whatever happens, nothing stays but the whole adapter in its place."""
-        with tempfile.TemporaryDirectory(prefix=_FETCHING, dir=self._folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=store_folder.FETCHING, dir=self._folder) as scratch:
             files = Path(scratch) / version.digest
             files.mkdir()
             size = 0
@@ -185,12 +228,14 @@ class AdapterStore:
                     if error.reason == "HUB_FILE_TOO_LARGE":
                         raise _tampered(version, name) from None
                     raise
-                if _sha256(path) != sha256:
+                if store_folder.sha256(path) != sha256:
                     raise _tampered(version, name)
                 size += path.stat().st_size
-            if stop.is_set():
-                raise DownloadCancelledError(version.digest)
-            _put_in_place(files, self._folder / version.digest)
+            store_folder.sync(files)
+            with stop.held() as stopped:
+                if stopped:
+                    raise DownloadCancelledError(version.digest)
+                store_folder.put_in_place(files, self._folder / version.digest)
         return size
 
     @contextmanager
@@ -205,12 +250,7 @@ class AdapterStore:
             if digest not in self._uses:
                 self._delete(digest)
         if self.size_bytes + wanted > self._quota:
-            raise errors.UnavailableError(
-                "ADAPTER_CACHE_FULL",
-                f"all of the {self._quota} bytes for adapters are in use; try again",
-                retry_after=_RETRY_AFTER,
-                metadata={"digest": version.digest},
-            )
+            raise _cache_full(version, f"all of the {self._quota} bytes for adapters are in use")
         self._coming += version.size_bytes
         try:
             yield
@@ -220,76 +260,26 @@ class AdapterStore:
     def _delete(self, digest: str) -> None:
         self._refused.discard(digest)
         self._checked.discard(digest)
-        if self._sizes.pop(digest, None) is None:
+        if digest not in self._sizes:
             return
         # By rename first: a crash must not leave half an adapter under its name.
-        doomed = Path(tempfile.mkdtemp(prefix=_DELETED, dir=self._folder))
+        doomed = Path(tempfile.mkdtemp(prefix=store_folder.DELETED, dir=self._folder))
         (self._folder / digest).rename(doomed / digest)
-        shutil.rmtree(doomed)
+        del self._sizes[digest]
+        # Freeing gigabytes takes a while, and this loop streams everybody's tokens.
+        deletion = asyncio.create_task(in_daemon_thread(lambda: shutil.rmtree(doomed, ignore_errors=True)))
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._deletions.discard)
         _log.info("adapter_deleted", digest=digest)
 
 
-@dataclass
-class _Flight:
-    """One fetch that any number of requests wait for."""
-
-    task: "asyncio.Task[None]"
-    stop: threading.Event
-    waiting: int = 0
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor that keeps other processes out until it is closed, if only by the end of this one."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise FolderInUseError(f"{folder} is in use by another worker; give each its own") from None
-    return descriptor
-
-
-def _recover(folder: Path) -> OrderedDict[str, int]:
-    """Sizes of the adapters that are whole, the oldest first. Removes what is not."""
-    found: list[tuple[float, str, int]] = []
-    for entry in folder.iterdir():
-        if DIGEST.fullmatch(entry.name):
-            files = [entry / CONFIG, entry / WEIGHTS]
-            if all(path.is_file() for path in files):
-                size = sum(path.stat().st_size for path in files)
-                found.append((entry.stat().st_mtime, entry.name, size))
-            else:
-                shutil.rmtree(entry)
-        elif entry.name.startswith((_FETCHING, _DELETED)):
-            shutil.rmtree(entry)
-    return OrderedDict((digest, size) for _, digest, size in sorted(found))
-
-
-def _put_in_place(files: Path, target: Path) -> None:
-    for path in (files / CONFIG, files / WEIGHTS, files):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    try:
-        files.rename(target)
-    except OSError:
-        # The same content from another repo, or for another deployment, was there first.
-        if not target.is_dir():
-            raise
-
-
-def _sums_match(folder: Path, version: AdapterVersion) -> bool:
-    return (
-        _sha256(folder / CONFIG) == version.config_sha256
-        and _sha256(folder / WEIGHTS) == version.weights_sha256
+def _cache_full(version: AdapterVersion, why: str) -> errors.UnavailableError:
+    return errors.UnavailableError(
+        "ADAPTER_CACHE_FULL",
+        f"{why}; try again",
+        retry_after=_RETRY_AFTER,
+        metadata={"digest": version.digest},
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tampered(version: AdapterVersion, name: str) -> errors.PreconditionError:

@@ -1,18 +1,21 @@
 """Adapters on disk, fetched by the real Hub client from a hub on this machine."""
 
 import asyncio
+import errno
 import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loramux.localhub import Hold, HubRequest, Refuse, Tamper
 from services.common import errors
 from services.common.adapters.version import CONFIG, WEIGHTS
+from services.common.hub import HubClient
 from tests.support.worker_store import SIZE, Setting, running_setting, use
 
 
@@ -235,4 +238,66 @@ async def test_a_digest_that_is_not_of_its_sums_is_a_bad_field(setting: Setting)
         with pytest.raises(errors.InvalidFieldError):
             await use(store, bad)
     assert list(setting.hub.requests) == []
+    await store.close()
+
+
+async def test_a_given_up_download_lets_go_of_its_room_at_once(setting: Setting) -> None:
+    """However long its thread hangs: four of them kept a whole quota (registry review 11)."""
+    slow, warm, wanted = (setting.publish(name) for name in ("slow", "warm", "wanted"))
+    store = setting.store(2 * SIZE)
+    await use(store, warm)
+    release, arrived = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold_weights(request: HubRequest) -> Hold | None:
+        if request.method != "GET" or request.path != WEIGHTS:
+            return None
+        loop.call_soon_threadsafe(arrived.set)
+        return Hold(release)
+
+    setting.hub.fault = hold_weights
+    request = asyncio.create_task(use(store, slow))
+    await arrived.wait()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    setting.hub.fault = None
+    async with store.hold(warm):  # so that it cannot give way
+        await use(store, wanted)
+    assert store.size_bytes == 2 * SIZE
+    release.set()
+    await store.close()
+    assert setting.on_disk() == {warm.digest, wanted.digest}
+
+
+async def test_nothing_is_deleted_for_an_adapter_that_cannot_be_had(setting: Setting) -> None:
+    warm, wanted = setting.publish("warm"), setting.publish("wanted")
+    store = setting.store(SIZE)
+    await use(store, warm)
+    setting.hub.fault = lambda _request: Refuse(503)
+    with pytest.raises(errors.UnavailableError):
+        await use(store, wanted)
+    assert setting.on_disk() == {warm.digest}
+    await store.close()
+
+
+async def test_a_full_disk_makes_room_and_is_no_defect(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm, wanted = setting.publish("warm"), setting.publish("wanted")
+    store = setting.store()
+    await use(store, warm)
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def download(*arguments: Any, **options: Any) -> Path:
+        if warm.digest in setting.on_disk():
+            raise full
+        return HubClient.download(setting.client, *arguments, **options)
+
+    monkeypatch.setattr(setting.client, "download", download)
+    async with store.hold(warm):
+        with pytest.raises(errors.UnavailableError) as caught:
+            await use(store, wanted)
+        assert caught.value.reason == "ADAPTER_CACHE_FULL"
+    await use(store, wanted)
+    assert setting.on_disk() == {wanted.digest}
     await store.close()

@@ -11,7 +11,7 @@ import pytest
 from loramux.localhub import Hold, HubRequest
 from services.common import errors
 from services.common.adapters.version import CONFIG, WEIGHTS
-from services.worker.adapters.adapter_store import FolderInUseError
+from services.worker.adapters.store_folder import FolderInUseError
 from tests.support.worker_store import SIZE, Setting, running_setting, use
 
 
