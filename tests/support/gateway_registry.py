@@ -21,14 +21,21 @@ CONTEXT = 128
 
 
 def base_route(
-    name: str = BASE, *, prompt_price: int = 20, completion_price: int = 60, context: int = CONTEXT
+    name: str = BASE,
+    *,
+    prompt_price: int = 20,
+    completion_price: int = 60,
+    context: int = CONTEXT,
+    vocabulary: int = 0,
 ) -> routing_pb2.BaseRoute:
     price = token_price_pb2.TokenPrice(
         prompt_pico_usd=prompt_price,
         cached_prompt_pico_usd=prompt_price,
         completion_pico_usd=completion_price,
     )
-    base = deployment_pb2.BaseModel(name=name, commit=COMMIT, context_length=context, price=price)
+    base = deployment_pb2.BaseModel(
+        name=name, commit=COMMIT, context_length=context, price=price, vocabulary_size=vocabulary
+    )
     return routing_pb2.BaseRoute(base_model=base)
 
 
@@ -65,7 +72,7 @@ def deployment_route(
 
 
 def worker_route(
-    worker_id: str, address: str, *, resident: tuple[str, ...] = (), base: str = BASE
+    worker_id: str, address: str, *, resident: tuple[str, ...] = (), base: str = BASE, context: int = 0
 ) -> routing_pb2.WorkerRoute:
     return routing_pb2.WorkerRoute(
         registration=fleet_pb2.WorkerRegistration(
@@ -75,6 +82,7 @@ def worker_route(
             base_commit=COMMIT,
             max_sequences=64,
             adapter_slots=8,
+            capabilities=fleet_pb2.Capabilities(context_length=context),
         ),
         report=fleet_pb2.WorkerReport(resident_digests=resident),
     )

@@ -53,6 +53,25 @@ def test_a_deployments_name_stands_for_its_adapter_on_its_base() -> None:
     assert (target.model, target.base, target.adapter) == ("acme/pirate", BASE, ADAPTER)
 
 
+@pytest.mark.parametrize(
+    ("served", "context"), [((), 100), ((80, 0, 60), 60), ((0,), 100), ((1000,), 100)], ids=str
+)
+def test_the_context_is_what_every_worker_of_the_base_can_hold(served: tuple[int, ...], context: int) -> None:
+    routes = RouteTable()
+    workers = [
+        dataclasses.replace(WORKER, id=f"w{place}", context_length=length)
+        for place, length in enumerate(served)
+    ]
+    elsewhere = dataclasses.replace(WORKER, id="other", base_model="org/other", context_length=1)
+    routes.apply(
+        RouteUpdate(
+            snapshot=True, base_models=[BASE], deployments=[DEPLOYMENT], workers=[*workers, elsewhere]
+        )
+    )
+    for model in ("org/base", "acme/pirate"):
+        assert routes.resolve(model, "acme").context_length == context
+
+
 def test_an_unknown_and_a_foreign_model_are_refused_word_for_word_the_same() -> None:
     with pytest.raises(NotFoundError) as unknown:
         table().resolve("acme/pirate", "rival")

@@ -207,3 +207,17 @@ class TestPicking:
         assert not waiting.done()
         lease = fleet.register(registration())
         assert await waiting is lease
+
+
+async def test_the_context_of_a_base_is_what_all_its_workers_can_hold(
+    routes: Routes, clock: HandClock
+) -> None:
+    fleet = Fleet({"tiny": BASE}, routes, clock)
+    assert fleet.context_length(BASE) == BASE.context_length
+    leases = [
+        fleet.register(replace(registration(f"w{length}"), capabilities=Capabilities(context_length=length)))
+        for length in (BASE.context_length // 2, 0, BASE.context_length // 4)
+    ]
+    assert fleet.context_length(BASE) == BASE.context_length // 4
+    fleet.end(leases[2], None)
+    assert fleet.context_length(BASE) == BASE.context_length // 2
