@@ -46,6 +46,8 @@ def check_header(header: bytes, *, file_size: int, fitted: FittedConfig, base: B
         _check_module(path, parts, fitted, base)
     for path in adapted:
         fitted.config.targets.check(path)
+    if fitted.config.is_random_at_first:
+        _check_all_there(adapted, fitted, base)
     for path in base.modules:
         if path not in modules:  # without any tensor, though the config may ask for some
             _check_module(path, {}, fitted, base)
@@ -120,6 +122,21 @@ def _check_vocabulary(path: str, found: tuple[int, ...], expected: tuple[int, ..
             "which the base cannot serve; train with the base's own vocabulary",
             reason="ADAPTER_VOCABULARY_CHANGED",
         )
+
+
+def _check_all_there(adapted: Collection[str], fitted: FittedConfig, base: BaseModel) -> None:
+    """A target without weights in the file stays as PEFT begins it, which here is by chance."""
+    for path, module in base.modules.items():
+        if (
+            module.kind in _NEED_PERMISSION
+            and path not in adapted
+            and not fitted.config.targets.why_not(path)
+        ):
+            raise tensors_invalid(
+                f"{path}.lora_A.weight",
+                "missing",
+                "there: where init_lora_weights is false, PEFT would put weights of chance on this target",
+            )
 
 
 def _check_tied(changed: Collection[str], fitted: FittedConfig, base: BaseModel) -> None:

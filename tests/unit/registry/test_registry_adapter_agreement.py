@@ -72,6 +72,16 @@ def test_weights_that_the_config_has_no_place_for_are_refused_by_its_key(
     assert Q in caught.value.message
 
 
+def test_a_target_without_weights_stays_as_it_was_unless_peft_begins_with_chance() -> None:
+    targets: dict[str, Any] = {"target_modules": ["q_proj", "down_proj"]}
+    assert check(Q_PAIR, **targets).target_modules == ("q_proj",)
+    assert check(Q_PAIR, **targets, init_lora_weights="gaussian").rank == 4
+    with pytest.raises(InvalidFieldError) as caught:
+        check(Q_PAIR, **targets, init_lora_weights=False)
+    assert "down_proj.lora_A.weight" in caught.value.field
+    assert "init_lora_weights" in caught.value.message
+
+
 def test_tying_is_nothing_where_nothing_tied_is_trained() -> None:
     assert check(Q_PAIR, TIED, ensure_weight_tying=True).rank == 4
     assert check({**Q_PAIR, **EMBED_PAIR}, BASE, ensure_weight_tying=True).rank == 4
