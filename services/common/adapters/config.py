@@ -6,7 +6,7 @@ What a base adds to these rules (its caps, its modules) is said where the base i
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def parse_config(data: bytes, base: BaseModules) -> AdapterConfig:
     _flag(config, "fan_in_fan_out")
     ranks = {key: _rank(f"rank_pattern[{key!r}]", value) for key, value in _table(config, "rank_pattern")}
     alphas = {key: _alpha(f"alpha_pattern[{key!r}]", value) for key, value in _table(config, "alpha_pattern")}
-    saved = _saved(config.get("modules_to_save", []))
+    saved = _saved(config.get("modules_to_save", []), most=len(base.paths))
     return AdapterConfig(
         base_model_name=config.get("base_model_name_or_path"),
         base_revision=config.get("revision") or None,
@@ -128,7 +128,7 @@ def parse_config(data: bytes, base: BaseModules) -> AdapterConfig:
         is_random_at_first=config.get("init_lora_weights", True) is False,
         ties_weights=_flag(config, "ensure_weight_tying"),
         saved=saved,
-        token_ids=_token_ids(config.get("trainable_token_indices", [])),
+        token_ids=_token_ids(config.get("trainable_token_indices", []), most=len(base.paths)),
     )
 
 
@@ -193,19 +193,27 @@ def _table(config: Mapping[str, Any], key: str) -> Collection[tuple[str, object]
     return table.items()
 
 
-def _saved(value: object) -> tuple[str, ...]:
+def _saved(value: object, *, most: int) -> tuple[str, ...]:
+    if isinstance(value, list):
+        _check_count("modules_to_save", value, most)
     if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
         raise config_invalid("modules_to_save", value, "a list of module names, or null")
     return tuple(value)
 
 
-def _token_ids(value: object) -> dict[str, tuple[int, ...]]:
+def _token_ids(value: object, *, most: int) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, dict):
         return {"": ids} if (ids := _distinct_ids(value)) else {}
+    _check_count("trainable_token_indices", value, most)
     found = {name: ids for name, one in value.items() if (ids := _distinct_ids(one))}
     if "" in found:
         raise _bad_tokens(value)
     return found
+
+
+def _check_count(key: str, names: Sized, most: int) -> None:
+    if len(names) > most:
+        raise config_invalid(key, f"{len(names)} names", f"at most {most}, one for each module of the base")
 
 
 def _distinct_ids(value: object) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from services.common.adapters.patterns import MAX_STEPS, Pattern
 from services.common.adapters.refusals import config_invalid
 
 _ALL_LINEAR = "all-linear"
+_PLACE_FORM = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."
+_MAX_PLACES = 8
 
 _QV = ("q_proj", "v_proj")
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {
@@ -129,14 +131,14 @@ def _layers(config: Mapping[str, Any], base: BaseModules) -> _Layers | None:
         raise config_invalid("layers_pattern", places, "null where layers_to_transform is")
     if numbers == []:
         return None
-    found = [_place(one, base) for one in ([places] if isinstance(places, str) else places) if places]
+    if isinstance(places, str):
+        places = [places] if places else []
+    if len(places) > _MAX_PLACES:
+        raise config_invalid("layers_pattern", f"{len(places)} names", f"at most {_MAX_PLACES} names")
+    found = [_pattern("layers_pattern", one, _PLACE_FORM, base).compiled for one in places]
     # Without a pattern the first number in the path counts, whatever stands before it.
     compiled = tuple(found) or (re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\."),)
     return _Layers(frozenset([numbers] if isinstance(numbers, int) else numbers), compiled)
-
-
-def _place(text: str, base: BaseModules) -> re.Pattern[str]:
-    return _pattern("layers_pattern", text, r"(?:^|.*?\.){}\.(?P<idx>\d+)\.", base).compiled
 
 
 def _pattern(key: str, text: str, form: str, base: BaseModules) -> Pattern:
@@ -149,7 +151,8 @@ def _pattern(key: str, text: str, form: str, base: BaseModules) -> Pattern:
 def _matches(names: _Names, path: str) -> bool:
     if isinstance(names, Pattern):
         return names.compiled.fullmatch(path) is not None
-    return path in names or any(path.endswith(f".{name}") for name in names)
+    # By the path's few ends, and not by the names, of which a stranger may send many.
+    return path in names or any(path[place + 1 :] in names for place, one in enumerate(path) if one == ".")
 
 
 def _is_list(value: object) -> bool:

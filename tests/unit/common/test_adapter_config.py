@@ -67,6 +67,28 @@ def test_any_scale_that_does_not_overflow_is_taken(alpha: float) -> None:
     assert parse(lora_alpha=alpha).scale_of(Q) == alpha / 8
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("modules_to_save", [f"n{number}" for number in range(1000)]),
+        ("trainable_token_indices", {f"n{number}": [1] for number in range(1000)}),
+        ("rank_pattern", {f"n{number}": 4 for number in range(1000)}),
+        ("alpha_pattern", {f"n{number}": 4 for number in range(1000)}),
+        ("layers_pattern", [f"n{number}" for number in range(1000)]),
+    ],
+)
+def test_there_are_no_more_names_than_the_base_can_have_modules_for(key: str, value: object) -> None:
+    error = refusal(**{"layers_to_transform": [0], key: value})
+    assert error.field == f"adapter_config.json: {key}"
+    assert "1000 " in error.message
+
+
+def test_a_hundred_thousand_targets_are_looked_up_by_the_paths_own_ends() -> None:
+    names = [f"n{number}" for number in range(100_000)]
+    targets = parse_config(config(target_modules=[*names[:60_000], "q_proj"]), BASE).targets
+    assert (targets.why_not(Q), targets.why_not(DOWN)) == ("", "target_modules")
+
+
 def test_a_byte_order_mark_is_passed_over() -> None:
     assert parse_config(b"\xef\xbb\xbf" + config(), BASE).r == 8
 
