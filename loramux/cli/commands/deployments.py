@@ -139,6 +139,13 @@ def update(
     remove_token: Annotated[
         bool, typer.Option("--remove-token", help="Forget the stored Hub token.")
     ] = False,
+    accept_base_name: Annotated[
+        bool | None,
+        typer.Option(
+            "--accept-base-name/--check-base-name",
+            help="Whether it is for its base although its config names another, or a folder; else as it was.",
+        ),
+    ] = None,
     wait: Wait = True,
 ) -> None:
     """Bring a new adapter version under the name; the old one serves until the new one is loaded."""
@@ -147,7 +154,11 @@ def update(
     hub_token = "" if remove_token else _token(token, from_stdin=token_stdin)
     with session.client(context) as client:
         changed = client.update_deployment(
-            _full_name(client, name), hub_repo=hub_repo, revision=revision, hub_token=hub_token
+            _full_name(client, name),
+            hub_repo=hub_repo,
+            revision=revision,
+            hub_token=hub_token,
+            accept_base_name=accept_base_name,
         )
         if wait:
             changed = _follow(client, changed.name)

@@ -131,3 +131,27 @@ class TestUpdate:
             done = await registry.until_state("acme/pirate", pb.Deployment.STATE_RUNNING)
         assert done.serving.hub_repo == "acme/second"
         assert [ref.hub_repo for ref in worker.loaded] == ["acme/second"]
+
+    async def test_an_owner_may_say_that_an_adapter_is_for_its_base_and_it_stays_said(
+        self, registry: Registry, hub: LocalHub
+    ) -> None:
+        """LLaMA-Factory and others write the path of a folder (registry review 7)."""
+        elsewhere = adapter_config(base_model_name_or_path="/mnt/models/Tiny", lora_alpha=8)
+        hub.add_repo("acme/elsewhere", adapter_files(elsewhere))
+        async with running_worker(registry):
+            await registry.create("pirate", "acme/elsewhere")
+            failed = await registry.until_state("acme/pirate", pb.Deployment.STATE_FAILED)
+            assert failed.failure.reason == "ADAPTER_BASE_MISMATCH"
+            assert "accept_base_name" in failed.failure.message
+            await self.update(registry, accept_base_name=True)
+            await registry.until_state("acme/pirate", pb.Deployment.STATE_RUNNING)
+            hub.add_repo("acme/elsewhere", adapter_files({**elsewhere, "lora_alpha": 16}))
+            await self.update(registry)
+            seen = await registry.until("acme/pirate", lambda one: not one.HasField("candidate"))
+            assert not seen[-1].HasField("failure")
+            made = await registry.create("at-once", "acme/elsewhere", accept_base_name=True)
+            await registry.until_state(made.name, pb.Deployment.STATE_RUNNING)
+            await self.update(registry, accept_base_name=False)
+            seen = await registry.until("acme/pirate", lambda one: not one.HasField("candidate"))
+            assert seen[-1].failure.reason == "ADAPTER_BASE_MISMATCH"
+            assert seen[-1].state == pb.Deployment.STATE_RUNNING
