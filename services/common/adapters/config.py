@@ -12,11 +12,10 @@ from typing import Any
 
 from services.common.adapters import strict_json
 from services.common.adapters.patterns import PatternTable
-from services.common.adapters.refusals import CONFIG, config_invalid, unsupported
+from services.common.adapters.refusals import config_invalid, unsupported
 from services.common.adapters.targets import BaseModules, Targets
 from services.common.errors import InvalidFieldError
 
-NAME = CONFIG
 MAX_BYTES = 1024**2
 
 APPLIED = frozenset({

@@ -21,6 +21,7 @@ MAX_STEPS = 2_500_000_000
 
 Number = TypeVar("Number", int, float)
 
+_LEAST_PATHS = 128
 _TABLE_FORM = r"(.*\.)?({})$"
 _MAX_ORDERS = 64
 """In how many orders the repeats within a look-around and those outside may end, for as many as the bound lets be."""
@@ -47,14 +48,10 @@ class PatternTable(Generic[Number]):
             raise config_invalid(
                 key, f"{len(numbers)} patterns", f"at most {len(paths)}, one for each module of the base"
             )
-        longest = max(map(len, paths), default=0)
         self._patterns: list[tuple[Pattern, Number]] = [
             (Pattern(key, pattern, _TABLE_FORM), number) for pattern, number in numbers.items()
         ]
-        if sum(pattern.steps(longest) for pattern, _ in self._patterns) * len(paths) > MAX_STEPS:
-            raise config_invalid(
-                key, ", ".join(numbers), "fewer or simpler patterns: these take too long to match"
-            )
+        check_cost(key, [pattern for pattern, _ in self._patterns], paths)
         self._known: dict[str, Number | None] = {}
 
     def items(self) -> Collection[tuple[str, Number]]:
@@ -96,6 +93,16 @@ class Pattern:
         repeats = self._cost.repeats
         ways = int(length**repeats) // math.factorial(repeats)
         return self._cost.ways * self._cost.tests * max(ways, length)
+
+
+def check_cost(key: str, patterns: Collection[Pattern], paths: Collection[str]) -> None:
+    """Raise InvalidFieldError where matching all patterns to all paths could take longer than MAX_STEPS."""
+    longest = max(map(len, paths), default=0)
+    steps = sum(pattern.steps(longest) for pattern in patterns)
+    # Not fewer than so many paths: one match must not take long either, for nothing else runs meanwhile.
+    if steps * max(len(paths), _LEAST_PATHS) > MAX_STEPS:
+        shown = ", ".join(pattern.text for pattern in patterns)
+        raise config_invalid(key, shown, "fewer or simpler patterns: these take too long to match")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.common.adapters import strict_json
-from services.common.adapters.patterns import MAX_STEPS, Pattern
+from services.common.adapters.patterns import Pattern, check_cost
 from services.common.adapters.refusals import config_invalid
 
 _ALL_LINEAR = "all-linear"
@@ -54,7 +54,8 @@ class Targets:
         """`config` is without nulls. Raises InvalidFieldError."""
         self._base = base
         self._saved: list[str] = config.get("modules_to_save", [])
-        self._targets = _names_or_pattern(config, "target_modules", base)
+        targets = _names_or_pattern(config, "target_modules", base)
+        self._targets = frozenset(_DEFAULTS.get(base.model_type, ())) if targets is None else targets
         self._excluded = _names_or_pattern(config, "exclude_modules", base)
         self._layers = _layers(config, base)
         self._said = config
@@ -77,8 +78,6 @@ class Targets:
         if any(f".{name}." in f".{path}." for name in self._saved):
             return "modules_to_save"
         targets = self._targets
-        if targets is None:
-            targets = frozenset(_DEFAULTS.get(self._base.model_type, ()))
         if isinstance(targets, frozenset) and path in targets:
             return ""  # a whole path, whatever its layer
         if not (path in self._base.linears if targets == _ALL_LINEAR else _matches(targets, path)):
@@ -113,14 +112,20 @@ def _names_or_pattern(config: Mapping[str, Any], key: str, base: BaseModules) ->
         return _ALL_LINEAR
     if key == "exclude_modules" and not value:
         return None
-    return _pattern(key, value, "{}", base)
+    pattern = Pattern(key, value, "{}")
+    check_cost(key, [pattern], base.paths)
+    return pattern
 
 
 def _layers(config: Mapping[str, Any], base: BaseModules) -> _Layers | None:
     numbers, places = config.get("layers_to_transform", []), config.get("layers_pattern", [])
-    if not (strict_json.is_int(numbers) or (_is_list(numbers) and all(map(strict_json.is_int, numbers)))):
+    if not (
+        strict_json.is_int(numbers) or (isinstance(numbers, list) and all(map(strict_json.is_int, numbers)))
+    ):
         raise config_invalid("layers_to_transform", numbers, "a whole number, a list of them, or null")
-    if not (isinstance(places, str) or (_is_list(places) and all(isinstance(one, str) for one in places))):
+    if not (
+        isinstance(places, str) or (isinstance(places, list) and all(isinstance(one, str) for one in places))
+    ):
         raise config_invalid("layers_pattern", places, "a string, a list of strings, or null")
     by_pattern = isinstance(config.get("target_modules"), str)
     for key in ("layers_to_transform", "layers_pattern"):
@@ -135,17 +140,11 @@ def _layers(config: Mapping[str, Any], base: BaseModules) -> _Layers | None:
         places = [places] if places else []
     if len(places) > _MAX_PLACES:
         raise config_invalid("layers_pattern", f"{len(places)} names", f"at most {_MAX_PLACES} names")
-    found = [_pattern("layers_pattern", one, _PLACE_FORM, base).compiled for one in places]
+    found = [Pattern("layers_pattern", one, _PLACE_FORM) for one in places]
+    check_cost("layers_pattern", found, base.paths)
     # Without a pattern the first number in the path counts, whatever stands before it.
-    compiled = tuple(found) or (re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\."),)
+    compiled = tuple(one.compiled for one in found) or (re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\."),)
     return _Layers(frozenset([numbers] if isinstance(numbers, int) else numbers), compiled)
-
-
-def _pattern(key: str, text: str, form: str, base: BaseModules) -> Pattern:
-    pattern = Pattern(key, text, form)
-    if pattern.steps(max(map(len, base.paths), default=0)) * len(base.paths) > MAX_STEPS:
-        raise config_invalid(key, text, "a simpler pattern: this one takes too long to match")
-    return pattern
 
 
 def _matches(names: _Names, path: str) -> bool:
@@ -153,7 +152,3 @@ def _matches(names: _Names, path: str) -> bool:
         return names.compiled.fullmatch(path) is not None
     # By the path's few ends, and not by the names, of which a stranger may send many.
     return path in names or any(path[place + 1 :] in names for place, one in enumerate(path) if one == ".")
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)

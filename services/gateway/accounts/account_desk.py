@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from services.common import errors
 from services.gateway.accounts.accounts import Account, AccountLimits, Accounts
@@ -15,12 +14,10 @@ from services.gateway.accounts.names import (
     check_known_account,
     check_known_key,
 )
-from services.gateway.accounts.paging import page_size, page_token, place_of
+from services.gateway.accounts.paging import Page, page_size, page_token, place_of
 from services.gateway.billing.ledger import Balance, Ledger
 from services.gateway.billing.usage import BillLine, UsageFilter, UsageRecord, UsageRecords, check_span
 from services.gateway.limits.limiter import Limits
-
-Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,6 @@ class AccountView:
     effective_limits: Limits
     """Its own, over the operator's."""
     balance: Balance
-
-
-@dataclass(frozen=True)
-class Page(Generic[Entry]):
-    """A part of a list."""
-
-    entries: Sequence[Entry]
-    next_token: str
-    """Empty on the last page."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from services.common import errors
+
+Entry = TypeVar("Entry")
 
 _DEFAULT_SIZE = 50
 _MAX_SIZE = 1_000
@@ -21,6 +24,15 @@ def page_size(asked: int) -> int:
     if asked < 0:
         raise errors.InvalidFieldError("page_size", asked, "0 .. 1000")
     return min(asked, _MAX_SIZE) or _DEFAULT_SIZE
+
+
+@dataclass(frozen=True)
+class Page(Generic[Entry]):
+    """A part of a list."""
+
+    entries: Sequence[Entry]
+    next_token: str
+    """Empty on the last page."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from services.gateway.accounts.account_desk import Page
 from services.gateway.accounts.auth import Principal
+from services.gateway.accounts.paging import Page
 from services.gateway.deployments.deployment_values import (
     BaseModelView,
     DeploymentChange,

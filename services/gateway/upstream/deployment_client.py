@@ -9,7 +9,7 @@ import grpc.aio
 from loramux.deployment.v1 import deployment_pb2, deployment_pb2_grpc
 from services.common import errors, interceptors, internal
 from services.common.shielding import task_is_cancelled
-from services.gateway.accounts.account_desk import Page
+from services.gateway.accounts.paging import Page
 from services.gateway.deployments.deployment_values import (
     BaseModelView,
     DeploymentChange,

@@ -54,7 +54,10 @@ class Admission:
                 "adapter", f"{size} bytes", f"at most {self._max_bytes} bytes", reason="ADAPTER_TOO_LARGE"
             )
         config_bytes = await self._read_config(at, token)
-        fitted = base_rules.parse_config(config_bytes, base, accept_base_name=accept_base_name)
+        # In threads, this and the header's check: a large one takes a while, and the loop has leases to keep.
+        fitted = await asyncio.to_thread(
+            base_rules.parse_config, config_bytes, base, accept_base_name=accept_base_name
+        )
         modules = await self._check_header(at, token, fitted, base)
         weights = at.files[WEIGHTS]
         return AdapterVersion(
@@ -90,7 +93,6 @@ class Admission:
             raise header_check.not_safetensors(error) from None
         if end > len(begin):
             begin = await self._hub.read(at, name, token=token, length=end)
-        # In a thread: a header of megabytes takes a while, and the loop has leases to keep.
         return await asyncio.to_thread(
             header_check.check_header,
             begin[safetensors.LENGTH_BYTES : end],

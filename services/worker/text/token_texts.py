@@ -1,11 +1,10 @@
 """Single tokens as text and as bytes, for log probabilities."""
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+from services.worker.text.vocabulary import BYTE_PIECE
 
 
 class Pieces(Protocol):
@@ -39,7 +38,7 @@ class TokenTexts:
         piece = self._vocabulary.id_to_token(token_id)
         if piece is None:
             return text, text.encode()
-        one_byte = _BYTE_PIECE.fullmatch(piece)
+        one_byte = BYTE_PIECE.fullmatch(piece)
         if one_byte is not None:
             return text, bytes([int(one_byte[1], 16)])
         if self._is_byte_level and all(character in _BYTES for character in piece):

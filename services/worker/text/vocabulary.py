@@ -1,11 +1,13 @@
 """What each token of a vocabulary is to the text around it."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-_BYTE_DIGITS = frozenset("0123456789abcdefABCDEF")
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+"""A single byte, as vocabularies with byte fallback write it."""
 
 
 class AddedToken(Protocol):
@@ -65,13 +67,8 @@ class Vocabulary:
     def _is_byte(self, token_id: int) -> bool:
         if not self._has_byte_fallback:
             return False
-        piece = self._tokenizer.id_to_token(token_id) or ""
-        return (
-            len(piece) == len("<0x00>")
-            and piece.startswith("<0x")
-            and piece.endswith(">")
-            and _BYTE_DIGITS.issuperset(piece[3:5])
-        )
+        piece = self._tokenizer.id_to_token(token_id)
+        return piece is not None and BYTE_PIECE.fullmatch(piece) is not None
 
 
 def _has_byte_fallback(decoder: Any) -> bool:  # Any: as Tokenizer has it

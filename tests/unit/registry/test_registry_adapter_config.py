@@ -79,7 +79,17 @@ def test_another_revision_of_the_base_is_another_model(revision: object) -> None
 
 @pytest.mark.parametrize(
     "value",
-    ["org/Other", None, 7, "", "/root/models/tiny", "models--org--Other", "org/Tiny/x", "org/Tiny-GPTQ"],
+    [
+        "org/Other",
+        None,
+        7,
+        "",
+        "/root/models/tiny",
+        "models--org--Other",
+        "models--" + "--" * 400_000 + "/x",
+        "org/Tiny/x",
+        "org/Tiny-GPTQ",
+    ],
 )
 def test_another_base_is_refused(value: object) -> None:
     error = refusal(config(base_model_name_or_path=value))
