@@ -110,13 +110,15 @@ class Client:
         hub_token: str = "",
         base_model: str = "",
         accept_base_name: bool = False,
+        use_base_template: bool = False,
         idempotency_key: str = "",
     ) -> deployment_pb2.Deployment:
         """Take a name for an adapter on the Hub; returns at once. `wait_until_running` tells how it went.
 
         An empty `revision` means the default branch; `base_model` may stay empty where there is one only.
         `hub_token` is for private and gated repositories. `accept_base_name`: the adapter is for `base_model`, although
-        its config names another base, or a folder. A call with the `idempotency_key` of an earlier one returns what that
+        its config names another base, or a folder. `use_base_template`: serve with the base's chat template and end
+        tokens, whatever the repository has. A call with the `idempotency_key` of an earlier one returns what that
         one made.
         """
         request = request_messages.create_deployment(
@@ -126,6 +128,7 @@ class Client:
             hub_token,
             base_model=base_model,
             accept_base_name=accept_base_name,
+            use_base_template=use_base_template,
             idempotency_key=idempotency_key,
         )
         return (await self._call(self._deployments().CreateDeployment, request)).deployment
@@ -154,6 +157,7 @@ class Client:
         revision: str | None = None,
         hub_token: str | None = None,
         accept_base_name: bool | None = None,
+        use_base_template: bool | None = None,
         etag: str = "",
     ) -> deployment_pb2.Deployment:
         """Bring a new adapter version under the name; the old one serves until the new one is loaded.
@@ -167,6 +171,7 @@ class Client:
             revision=revision,
             hub_token=hub_token,
             accept_base_name=accept_base_name,
+            use_base_template=use_base_template,
             etag=etag,
         )
         return (await self._call(self._deployments().UpdateDeployment, request)).deployment

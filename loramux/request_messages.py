@@ -111,6 +111,7 @@ def create_deployment(
     *,
     base_model: str,
     accept_base_name: bool,
+    use_base_template: bool,
     idempotency_key: str,
 ) -> deployment_pb2.CreateDeploymentRequest:
     """With an idempotency key of its own where none is given, so that grpc's retries make no second one."""
@@ -121,6 +122,7 @@ def create_deployment(
         hub_token=hub_token,
         base_model=base_model,
         accept_base_name=accept_base_name,
+        use_base_template=use_base_template,
         idempotency_key=idempotency_key or uuid.uuid4().hex,
     )
 

@@ -18,6 +18,7 @@ from services.common.clock import Clock, SystemClock
 from services.common.database import open_database
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.gateway.accounts.account_desk import AccountDesk
 from services.gateway.accounts.accounts import Accounts
 from services.gateway.accounts.auth import Authenticator
@@ -30,7 +31,7 @@ from services.gateway.deployments.deployment_desk import DeploymentDesk
 from services.gateway.generate import Generate
 from services.gateway.limits.limiter import Limits
 from services.gateway.limits.memory_limiter import MemoryLimiter
-from services.gateway.prompts.tokenizer_cache import TokenizerCache
+from services.gateway.prompts.tokenizer_cache import ExtrasCache, TokenizerCache
 from services.gateway.routes import RouteTable, RouteUpdate
 from services.gateway.rpc import account_servicer, deployment_servicer, inference_servicer
 from services.gateway.rpc.account_servicer import AccountServicer
@@ -89,8 +90,12 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
         registry = await stack.enter_async_context(calls.channel(settings.registry_address))
         routing = RoutingClient(calls, registry)
         routes = RouteTable()
-        tokenizers = TokenizerCache(routing.tokenizer)
+        templates = TemplateSandbox()
+        stack.push_async_callback(templates.stop)
+        tokenizers = TokenizerCache(routing.tokenizer, templates)
         stack.push_async_callback(tokenizers.stop)
+        extras = ExtrasCache(routing.repo_extras)
+        stack.push_async_callback(extras.stop)
         workers = WorkerClient(InternalCalls(settings.dispatch_secret.get_secret_value()))
         stack.push_async_callback(workers.stop)
 
@@ -98,6 +103,7 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
         generate = Generate(
             routes=routes,
             tokenizers=tokenizers,
+            extras=extras,
             admissions=admissions,
             workers=workers,
             limits=defaults,
@@ -129,6 +135,8 @@ async def running(settings: GatewaySettings, clock: Clock) -> AsyncIterator[Gate
             workers.keep(worker.id for worker in routes.workers())
             for base in update.base_models:
                 tokenizers.prefetch(base)
+            for deployment in update.deployments:
+                extras.prefetch(deployment.extras_sha256)
 
         failed = await stack.enter_async_context(
             _background(

@@ -13,10 +13,16 @@ from services.gateway.answer import Answer, Chunk, Event, Started, Summary
 from services.gateway.billing.rules import charge
 from services.gateway.job import Job
 from services.gateway.limits.limiter import Limits
-from services.gateway.prompts.tokenizer_cache import TokenizerCache
+from services.gateway.prompts.tokenizer_cache import ExtrasCache, TokenizerCache
 from services.gateway.request import GenerateRequest, Prompt
 from services.gateway.routes import RouteTable, Target, Worker
-from services.gateway.validate import check_prompt, check_request, check_stops_against, complete_sampling
+from services.gateway.validate import (
+    check_prompt,
+    check_request,
+    check_stops_against,
+    complete_sampling,
+    with_end_tokens,
+)
 
 Deliver = Callable[[Chunk], Awaitable[None]]
 """Sends a chunk to the client; waits while the client does not read."""
@@ -53,6 +59,7 @@ class Generate:
         *,
         routes: RouteTable,
         tokenizers: TokenizerCache,
+        extras: ExtrasCache,
         admissions: Admissions,
         workers: Workers,
         limits: Limits,
@@ -61,6 +68,7 @@ class Generate:
         """`limits` are the operator's defaults."""
         self._routes = routes
         self._tokenizers = tokenizers
+        self._extras = extras
         self._admissions = admissions
         self._workers = workers
         self._limits = limits
@@ -103,7 +111,8 @@ class Generate:
     ) -> Job:
         """Encode the prompt, check what depends on the model, fill in what is not given."""
         encoder = await self._tokenizers.encoder(target.base)
-        ids = await encoder.encode(prompt)
+        extras = await self._extras.get(target.extras_sha256)
+        ids = await encoder.encode(prompt, extras)
         context = target.context_length
         # The model's rows; the tokenizer may leave some unused, which an adapter may have trained.
         vocabulary = target.base.vocabulary_size or encoder.vocabulary
@@ -114,6 +123,7 @@ class Generate:
             room=context - len(ids),
             vocabulary=vocabulary,
         )
+        sampling = with_end_tokens(sampling, extras.end_token_ids)
         return Job(
             request_id=request_id,
             client_request_id=request.client_request_id,

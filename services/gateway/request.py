@@ -34,7 +34,7 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation, to be rendered with the base's chat template."""
+    """A conversation, to be rendered with the chat template of the adapter's repo, or else the base's."""
 
     messages: tuple[ChatMessage, ...]
     field: ClassVar[str] = "chat.messages"

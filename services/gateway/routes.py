@@ -65,6 +65,8 @@ class Deployment:
     failure: Failure
     adapter: AdapterVersion | None
     """The version that serves; during an update still the old one."""
+    extras_sha256: str = ""
+    """Names what that version's repo brings beside the adapter; empty where that is nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class Target:
     """The longest prompt and output together that every worker of the base can hold."""
     deployment_uid: str = ""
     """Empty for a base."""
+    extras_sha256: str = ""
+    """Names what the adapter's repo brings beside it; empty where the base's stands."""
 
 
 class RouteTable:
@@ -198,6 +202,7 @@ class RouteTable:
             adapter=deployment.adapter,
             context_length=self._context_length(base),
             deployment_uid=deployment.uid,
+            extras_sha256=deployment.extras_sha256,
         )
 
     def _context_length(self, base: BaseModel) -> int:

@@ -99,6 +99,14 @@ def complete_sampling(sampling: Sampling, *, room: int, vocabulary: int) -> tupl
     return dataclasses.replace(sampling, max_tokens=max_tokens, seed=seed), max_tokens * (sampling.n or 1)
 
 
+def with_end_tokens(sampling: Sampling, end_token_ids: Collection[int]) -> Sampling:
+    """Let a turn end where the adapter's repo says, unless the caller wants none to end."""
+    if sampling.ignore_eos or not end_token_ids:
+        return sampling
+    ends = dict.fromkeys((*sampling.stop_token_ids, *end_token_ids))
+    return dataclasses.replace(sampling, stop_token_ids=tuple(ends))
+
+
 def _check_model(model: str) -> None:
     size = len(model.encode(errors="replace"))
     if not 1 <= size <= MAX_MODEL_BYTES:

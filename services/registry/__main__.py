@@ -12,6 +12,7 @@ from services.common.database import open_database
 from services.common.interceptors import InternalDoor
 from services.common.internal import InternalCalls
 from services.common.server import RpcServer, ServiceBinding, run_until_signalled
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.registry.admission.adapter_admission import Admission
 from services.registry.bases.base_list import BaseListError, read_base_list
 from services.registry.bases.catalog import Catalog
@@ -56,10 +57,11 @@ async def serve(settings: RegistrySettings) -> None:
     engine = await open_database(settings.database_url, MIGRATIONS)
     store = Store(engine)
     book = DeploymentBook(store, routes, changes, clock)
+    templates = TemplateSandbox()
     rollouts = Rollouts(
         store=store,
         book=book,
-        admission=Admission(hub, max_bytes=settings.max_adapter_bytes),
+        admission=Admission(hub, templates, max_bytes=settings.max_adapter_bytes),
         fleet=fleet,
         load=WorkerClient(dispatch).load,
         base_models=catalog.by_name,
@@ -89,7 +91,7 @@ async def serve(settings: RegistrySettings) -> None:
                 routing_servicer.NAME,
                 for_gateways,
                 lambda server: routing_pb2_grpc.add_RoutingServiceServicer_to_server(
-                    RoutingServicer(catalog, routes), server
+                    RoutingServicer(catalog, routes, deployments.repo_extras), server
                 ),
             ),
             ServiceBinding(
@@ -124,6 +126,7 @@ async def serve(settings: RegistrySettings) -> None:
     finally:
         leases.cancel()
         await rollouts.stop()
+        await templates.stop()
         await book.close()
         await engine.dispose()
 

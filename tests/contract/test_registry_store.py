@@ -16,7 +16,14 @@ from services.common.database import open_database
 from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
 from services.registry.__main__ import MIGRATIONS
 from services.registry.deployments import lifecycle
-from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+from services.registry.deployments.deployment import (
+    Adapter,
+    AdapterVersion,
+    Deployment,
+    Failure,
+    RepoExtras,
+    State,
+)
 from services.registry.deployments.list_query import ListQuery, Order, Place
 from services.registry.fleet.roster import Roster
 from services.registry.fleet.worker import Capabilities, Registration
@@ -25,6 +32,7 @@ from services.registry.storage.tables import adapter_versions, metadata
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 VERSION = AdapterVersion("org/a", "c" * 40, "1" * 64, "2" * 64, 3 * 2**31, 8, ("q_proj", "v_proj"))
+EXTRAS = RepoExtras("{{ ünïcode }}", {"eos_token": "</s>"}, (2, 7))
 NEW = Deployment(
     uid="u1",
     account="acme",
@@ -60,9 +68,10 @@ async def test_migrations_make_exactly_the_tables(engine: AsyncEngine) -> None:
 
 async def test_what_goes_in_comes_out(store: Store) -> None:
     await store.insert(NEW, None)
+    own = replace(VERSION, extras=EXTRAS)
     full = replace(
         NEW,
-        serving=replace(NEW.serving, version=VERSION, number=1),
+        serving=replace(NEW.serving, version=own, number=1, accept_base_name=True, use_base_template=True),
         candidate=Adapter("org/b", "", None, replace(VERSION, hub_repo="org/b", commit="d" * 40), number=4),
         state=State.RUNNING,
         failure=Failure("REASON", "message — ünïcode", {"field": "r"}),
@@ -127,6 +136,21 @@ async def test_one_version_is_one_row_and_a_copy_in_another_repo_is_another(
     found = await store.get_by_uid("u2")
     assert found is not None
     assert found.serving.version == copy
+
+
+async def test_one_version_with_other_extras_is_another_and_equal_extras_are_held_once(store: Store) -> None:
+    versions = [replace(VERSION, extras=extras) for extras in (RepoExtras(), EXTRAS, replace(EXTRAS))]
+    for number, version in enumerate(versions):
+        one = replace(NEW, uid=f"u{number}", deployment_id=f"d{number}")
+        await store.insert(replace(one, serving=replace(one.serving, version=version)), None)
+    found = [one.serving.version for one in await store.live()]
+    assert found == versions
+    assert found[1] is not None
+    assert found[2] is not None
+    assert found[1].extras is found[2].extras
+    assert await store.extras(EXTRAS.sha256) == EXTRAS
+    assert await store.extras("") is None
+    assert await store.extras("0" * 64) is None
 
 
 class TestLists:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -151,6 +153,55 @@ async def test_the_bill_has_lora_at_exactly_three_halves(client: loramux.Client)
             assert 2 * one.price.prompt_pico_usd == 3 * base.price.prompt_pico_usd
             assert 2 * one.price.completion_pico_usd == 3 * base.price.completion_pico_usd
     assert sum(one.total_pico_usd for one in bill.lines) == bill.total_pico_usd
+
+
+async def test_a_repos_own_template_and_end_of_turn_give_what_transformers_gives_with_that_repo(
+    line: Line, client: loramux.Client, tmp_path: Path
+) -> None:
+    """Field report F4, with a tokenizer as its trainer saved it."""
+    torch.set_num_threads(1)
+    folder = tmp_path / "styled"
+    shutil.copytree(ADAPTERS / "pirate", folder)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.chat_template = (
+        "{% for m in messages %}### {{ m.role }}{{ eos_token }}\n{{ m.content }}\n{% endfor %}### answer\n"
+    )
+    tokenizer.save_pretrained(folder)
+    saved = AutoTokenizer.from_pretrained(folder)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32), folder)
+    chat = [{"role": "user", "content": PROMPTS[0]}]
+    rendered = saved.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([saved.encode(rendered, add_special_tokens=False)])
+
+    def generate(**more: Any) -> list[int]:  # Any: transformers' own arguments
+        with torch.inference_mode():
+            output = model.generate(  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                **more,
+            )
+        found: list[int] = output[0, ids.shape[1] :].tolist()
+        return found
+
+    # A turn that ends in the midst of an answer.
+    end = generate()[NEW_TOKENS // 2]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    expected = generate(eos_token_id=[end, saved.eos_token_id])
+    line.hub.add_repo("alice/styled", folder)
+    await client.create_deployment("styled", "alice/styled")
+    shown = await client.wait_until_running("acme/styled", timeout=60)
+    assert shown.serving.extras.chat_template == tokenizer.chat_template
+    assert list(shown.serving.extras.end_token_ids) == sorted([end, saved.eos_token_id])
+    stream = ask(client, "acme/styled", PROMPTS[0])
+    assert [*await tokens_of(stream), end] == expected
+    assert stream.completion.usage.prompt_tokens == ids.shape[1]
+    await client.update_deployment("acme/styled", use_base_template=True)
+    await client.wait_until_running("acme/styled", timeout=60)
+    assert await tokens_of(ask(client, "acme/styled", PROMPTS[0])) == await tokens_of(
+        ask(client, "acme/pirate", PROMPTS[0])
+    )
 
 
 async def test_a_foreign_model_and_an_unknown_one_are_refused_in_the_same_words(line: Line) -> None:

@@ -47,6 +47,7 @@ def deployment_route(
     uid: str = "",
     failure_reason: str = "",
     failure_message: str = "",
+    extras_sha256: str = "",
 ) -> routing_pb2.DeploymentRoute:
     uid = uid or f"uid-of-{name}"
     return routing_pb2.DeploymentRoute(
@@ -57,6 +58,7 @@ def deployment_route(
         state=state,
         failure_reason=failure_reason,
         failure_message=failure_message,
+        extras_sha256=extras_sha256,
         adapter=fleet_pb2.AdapterRef(
             digest=digest,
             hub_repo="org/adapter",
@@ -118,6 +120,9 @@ class ScriptedRegistry:
     )
     """What WatchDeployment sends; None ends it."""
     watches_open: int = 0
+    extras: dict[str, deployment_pb2.RepoExtras] = field(default_factory=dict)
+    """What GetRepoExtras answers, by digest; others are not found."""
+    extras_asked: list[str] = field(default_factory=list)
 
     def snapshot(self) -> routing_pb2.WatchRoutesResponse:
         return routing_pb2.WatchRoutesResponse(
@@ -168,6 +173,15 @@ class _Routing(routing_pb2_grpc.RoutingServiceServicer):
             )
         )
         await context.write(routing_pb2.GetTokenizerResponse(tokenizer_json=files.tokenizer_json[half:]))
+
+    async def GetRepoExtras(
+        self, request: routing_pb2.GetRepoExtrasRequest, context: RpcContext
+    ) -> routing_pb2.GetRepoExtrasResponse:
+        self._registry.extras_asked.append(request.sha256)
+        found = self._registry.extras.get(request.sha256)
+        if found is None:
+            raise errors.NotFoundError("repo_extras", request.sha256)
+        return routing_pb2.GetRepoExtrasResponse(extras=found)
 
 
 class _Deployments(deployment_pb2_grpc.DeploymentServiceServicer):

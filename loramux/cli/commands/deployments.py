@@ -40,6 +40,13 @@ def deploy(
             "--accept-base-name", help="It is for this base, although its config names another, or a folder."
         ),
     ] = False,
+    use_base_template: Annotated[
+        bool,
+        typer.Option(
+            "--use-base-template",
+            help="Serve with the base's chat template and end tokens, whatever the repository has.",
+        ),
+    ] = False,
     token: Token = None,
     token_stdin: TokenStdin = False,
     wait: Wait = True,
@@ -54,6 +61,7 @@ def deploy(
             hub_token=hub_token or "",
             base_model=base,
             accept_base_name=accept_base_name,
+            use_base_template=use_base_template,
         )
         if wait:
             made = _follow(client, made.name)
@@ -114,6 +122,8 @@ def show(context: typer.Context, name: Name, as_json: session.Json = False) -> N
             ("size", f"{found.serving.size_bytes:,} bytes" if found.serving.size_bytes else ""),
             ("rank", str(found.serving.rank or "")),
             ("adapts", ", ".join(found.serving.target_modules)),
+            ("chat template", _template(found)),
+            ("ends a turn", ", ".join(map(str, found.serving.extras.end_token_ids))),
             ("being replaced by", f"{found.candidate.hub_repo} {found.candidate.commit}".strip()),
             ("hub token", "stored" if found.has_hub_token else ""),
             ("created", found.create_time.ToJsonString()),
@@ -146,6 +156,13 @@ def update(
             help="Whether it is for its base although its config names another, or a folder; else as it was.",
         ),
     ] = None,
+    use_base_template: Annotated[
+        bool | None,
+        typer.Option(
+            "--use-base-template/--use-repo-template",
+            help="Whose chat template and end tokens: the base's or the repository's; else as it was.",
+        ),
+    ] = None,
     wait: Wait = True,
 ) -> None:
     """Bring a new adapter version under the name; the old one serves until the new one is loaded."""
@@ -159,6 +176,7 @@ def update(
             revision=revision,
             hub_token=hub_token,
             accept_base_name=accept_base_name,
+            use_base_template=use_base_template,
         )
         if wait:
             changed = _follow(client, changed.name)
@@ -195,6 +213,14 @@ def _state(deployment: "Deployment") -> str:
 
     name = deployment_pb2.Deployment.State.Name(deployment.state).removeprefix("STATE_")
     return name if name == "RUNNING" and not deployment.HasField("candidate") else name.lower()
+
+
+def _template(found: "Deployment") -> str:
+    if found.use_base_template:
+        return "the base's, as asked for"
+    if not found.serving.commit:
+        return ""
+    return "the repository's" if found.serving.extras.has_chat_template else "the base's"
 
 
 def _full_name(client: "SyncClient", name: str) -> str:

@@ -122,12 +122,23 @@ class AdapterVersion(_message.Message):
     def __init__(self, number: _Optional[int] = ..., hub_repo: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., extras: _Optional[_Union[RepoExtras, _Mapping]] = ...) -> None: ...
 
 class RepoExtras(_message.Message):
-    __slots__ = ("chat_template", "end_token_ids")
+    __slots__ = ("chat_template", "end_token_ids", "special_tokens", "has_chat_template")
+    class SpecialTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     END_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     chat_template: str
     end_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, chat_template: _Optional[str] = ..., end_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    special_tokens: _containers.ScalarMap[str, str]
+    has_chat_template: bool
+    def __init__(self, chat_template: _Optional[str] = ..., end_token_ids: _Optional[_Iterable[int]] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., has_chat_template: _Optional[bool] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("reason", "message", "metadata")

@@ -26,7 +26,7 @@ from loramux.deployment.v1 import deployment_pb2 as loramux_dot_deployment_dot_v
 from loramux.fleet.v1 import fleet_pb2 as loramux_dot_fleet_dot_v1_dot_fleet__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloramux/fleet/v1/routing.proto\x12\x10loramux.fleet.v1\x1a&loramux/deployment/v1/deployment.proto\x1a\x1cloramux/fleet/v1/fleet.proto\"-\n\x0cTableVersion\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"I\n\x12WatchRoutesRequest\x12\x33\n\x0bresume_from\x18\x01 \x01(\x0b\x32\x1e.loramux.fleet.v1.TableVersion\"\xf4\x02\n\x13WatchRoutesResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12/\n\x07version\x18\x03 \x01(\x0b\x32\x1e.loramux.fleet.v1.TableVersion\x12\x30\n\x0b\x62\x61se_models\x18\x04 \x03(\x0b\x32\x1b.loramux.fleet.v1.BaseRoute\x12\x1b\n\x13removed_base_models\x18\x05 \x03(\t\x12\x36\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32!.loramux.fleet.v1.DeploymentRoute\x12\x1b\n\x13removed_deployments\x18\x07 \x03(\t\x12.\n\x07workers\x18\x08 \x03(\x0b\x32\x1d.loramux.fleet.v1.WorkerRoute\x12\x38\n\x0fremoved_workers\x18\t \x03(\x0b\x32\x1f.loramux.fleet.v1.RemovedWorker\"A\n\tBaseRoute\x12\x34\n\nbase_model\x18\x01 \x01(\x0b\x32 .loramux.deployment.v1.BaseModel\"\xe9\x01\n\x0f\x44\x65ploymentRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x36\n\x05state\x18\x05 \x01(\x0e\x32\'.loramux.deployment.v1.Deployment.State\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x07 \x01(\t\x12-\n\x07\x61\x64\x61pter\x18\x08 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\"y\n\x0bWorkerRoute\x12:\n\x0cregistration\x18\x01 \x01(\x0b\x32$.loramux.fleet.v1.WorkerRegistration\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.loramux.fleet.v1.WorkerReport\"\xa1\x01\n\rRemovedWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x36\n\x06reason\x18\x02 \x01(\x0e\x32&.loramux.fleet.v1.RemovedWorker.Reason\"E\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_DRAINED\x10\x01\x12\x0f\n\x0bREASON_LOST\x10\x02\")\n\x13GetTokenizerRequest\x12\x12\n\nbase_model\x18\x01 \x01(\t\"\xde\x01\n\x14GetTokenizerResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12Q\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x39.loramux.fleet.v1.GetTokenizerResponse.SpecialTokensEntry\x12\x16\n\x0etokenizer_json\x18\x04 \x01(\x0c\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xcf\x01\n\x0eRoutingService\x12\\\n\x0bWatchRoutes\x12$.loramux.fleet.v1.WatchRoutesRequest\x1a%.loramux.fleet.v1.WatchRoutesResponse0\x01\x12_\n\x0cGetTokenizer\x12%.loramux.fleet.v1.GetTokenizerRequest\x1a&.loramux.fleet.v1.GetTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eloramux/fleet/v1/routing.proto\x12\x10loramux.fleet.v1\x1a&loramux/deployment/v1/deployment.proto\x1a\x1cloramux/fleet/v1/fleet.proto\"-\n\x0cTableVersion\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"I\n\x12WatchRoutesRequest\x12\x33\n\x0bresume_from\x18\x01 \x01(\x0b\x32\x1e.loramux.fleet.v1.TableVersion\"\xf4\x02\n\x13WatchRoutesResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12/\n\x07version\x18\x03 \x01(\x0b\x32\x1e.loramux.fleet.v1.TableVersion\x12\x30\n\x0b\x62\x61se_models\x18\x04 \x03(\x0b\x32\x1b.loramux.fleet.v1.BaseRoute\x12\x1b\n\x13removed_base_models\x18\x05 \x03(\t\x12\x36\n\x0b\x64\x65ployments\x18\x06 \x03(\x0b\x32!.loramux.fleet.v1.DeploymentRoute\x12\x1b\n\x13removed_deployments\x18\x07 \x03(\t\x12.\n\x07workers\x18\x08 \x03(\x0b\x32\x1d.loramux.fleet.v1.WorkerRoute\x12\x38\n\x0fremoved_workers\x18\t \x03(\x0b\x32\x1f.loramux.fleet.v1.RemovedWorker\"A\n\tBaseRoute\x12\x34\n\nbase_model\x18\x01 \x01(\x0b\x32 .loramux.deployment.v1.BaseModel\"\x80\x02\n\x0f\x44\x65ploymentRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x36\n\x05state\x18\x05 \x01(\x0e\x32\'.loramux.deployment.v1.Deployment.State\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x07 \x01(\t\x12-\n\x07\x61\x64\x61pter\x18\x08 \x01(\x0b\x32\x1c.loramux.fleet.v1.AdapterRef\x12\x15\n\rextras_sha256\x18\t \x01(\t\"y\n\x0bWorkerRoute\x12:\n\x0cregistration\x18\x01 \x01(\x0b\x32$.loramux.fleet.v1.WorkerRegistration\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.loramux.fleet.v1.WorkerReport\"\xa1\x01\n\rRemovedWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x36\n\x06reason\x18\x02 \x01(\x0e\x32&.loramux.fleet.v1.RemovedWorker.Reason\"E\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n\x0eREASON_DRAINED\x10\x01\x12\x0f\n\x0bREASON_LOST\x10\x02\")\n\x13GetTokenizerRequest\x12\x12\n\nbase_model\x18\x01 \x01(\t\"\xde\x01\n\x14GetTokenizerResponse\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x15\n\rchat_template\x18\x02 \x01(\t\x12Q\n\x0especial_tokens\x18\x03 \x03(\x0b\x32\x39.loramux.fleet.v1.GetTokenizerResponse.SpecialTokensEntry\x12\x16\n\x0etokenizer_json\x18\x04 \x01(\x0c\x1a\x34\n\x12SpecialTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x14GetRepoExtrasRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"J\n\x15GetRepoExtrasResponse\x12\x31\n\x06\x65xtras\x18\x01 \x01(\x0b\x32!.loramux.deployment.v1.RepoExtras2\xb1\x02\n\x0eRoutingService\x12\\\n\x0bWatchRoutes\x12$.loramux.fleet.v1.WatchRoutesRequest\x1a%.loramux.fleet.v1.WatchRoutesResponse0\x01\x12_\n\x0cGetTokenizer\x12%.loramux.fleet.v1.GetTokenizerRequest\x1a&.loramux.fleet.v1.GetTokenizerResponse0\x01\x12`\n\rGetRepoExtras\x12&.loramux.fleet.v1.GetRepoExtrasRequest\x1a\'.loramux.fleet.v1.GetRepoExtrasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,19 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BASEROUTE']._serialized_start=619
   _globals['_BASEROUTE']._serialized_end=684
   _globals['_DEPLOYMENTROUTE']._serialized_start=687
-  _globals['_DEPLOYMENTROUTE']._serialized_end=920
-  _globals['_WORKERROUTE']._serialized_start=922
-  _globals['_WORKERROUTE']._serialized_end=1043
-  _globals['_REMOVEDWORKER']._serialized_start=1046
-  _globals['_REMOVEDWORKER']._serialized_end=1207
-  _globals['_REMOVEDWORKER_REASON']._serialized_start=1138
-  _globals['_REMOVEDWORKER_REASON']._serialized_end=1207
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=1209
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=1250
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1253
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1475
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=1423
-  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=1475
-  _globals['_ROUTINGSERVICE']._serialized_start=1478
-  _globals['_ROUTINGSERVICE']._serialized_end=1685
+  _globals['_DEPLOYMENTROUTE']._serialized_end=943
+  _globals['_WORKERROUTE']._serialized_start=945
+  _globals['_WORKERROUTE']._serialized_end=1066
+  _globals['_REMOVEDWORKER']._serialized_start=1069
+  _globals['_REMOVEDWORKER']._serialized_end=1230
+  _globals['_REMOVEDWORKER_REASON']._serialized_start=1161
+  _globals['_REMOVEDWORKER_REASON']._serialized_end=1230
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=1232
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=1273
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1276
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1498
+  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_start=1446
+  _globals['_GETTOKENIZERRESPONSE_SPECIALTOKENSENTRY']._serialized_end=1498
+  _globals['_GETREPOEXTRASREQUEST']._serialized_start=1500
+  _globals['_GETREPOEXTRASREQUEST']._serialized_end=1538
+  _globals['_GETREPOEXTRASRESPONSE']._serialized_start=1540
+  _globals['_GETREPOEXTRASRESPONSE']._serialized_end=1614
+  _globals['_ROUTINGSERVICE']._serialized_start=1617
+  _globals['_ROUTINGSERVICE']._serialized_end=1922
 # @@protoc_insertion_point(module_scope)

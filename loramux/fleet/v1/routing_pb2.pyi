@@ -52,7 +52,7 @@ class BaseRoute(_message.Message):
     def __init__(self, base_model: _Optional[_Union[_deployment_pb2.BaseModel, _Mapping]] = ...) -> None: ...
 
 class DeploymentRoute(_message.Message):
-    __slots__ = ("name", "uid", "account", "base_model", "state", "failure_reason", "failure_message", "adapter")
+    __slots__ = ("name", "uid", "account", "base_model", "state", "failure_reason", "failure_message", "adapter", "extras_sha256")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class DeploymentRoute(_message.Message):
     FAILURE_REASON_FIELD_NUMBER: _ClassVar[int]
     FAILURE_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_SHA256_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: str
     account: str
@@ -69,7 +70,8 @@ class DeploymentRoute(_message.Message):
     failure_reason: str
     failure_message: str
     adapter: _fleet_pb2.AdapterRef
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., account: _Optional[str] = ..., base_model: _Optional[str] = ..., state: _Optional[_Union[_deployment_pb2.Deployment.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., adapter: _Optional[_Union[_fleet_pb2.AdapterRef, _Mapping]] = ...) -> None: ...
+    extras_sha256: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., account: _Optional[str] = ..., base_model: _Optional[str] = ..., state: _Optional[_Union[_deployment_pb2.Deployment.State, str]] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., adapter: _Optional[_Union[_fleet_pb2.AdapterRef, _Mapping]] = ..., extras_sha256: _Optional[str] = ...) -> None: ...
 
 class WorkerRoute(_message.Message):
     __slots__ = ("registration", "report")
@@ -119,3 +121,15 @@ class GetTokenizerResponse(_message.Message):
     special_tokens: _containers.ScalarMap[str, str]
     tokenizer_json: bytes
     def __init__(self, commit: _Optional[str] = ..., chat_template: _Optional[str] = ..., special_tokens: _Optional[_Mapping[str, str]] = ..., tokenizer_json: _Optional[bytes] = ...) -> None: ...
+
+class GetRepoExtrasRequest(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class GetRepoExtrasResponse(_message.Message):
+    __slots__ = ("extras",)
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    extras: _deployment_pb2.RepoExtras
+    def __init__(self, extras: _Optional[_Union[_deployment_pb2.RepoExtras, _Mapping]] = ...) -> None: ...

@@ -46,6 +46,11 @@ class RoutingServiceStub:
                 request_serializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerRequest.SerializeToString,
                 response_deserializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerResponse.FromString,
                 _registered_method=True)
+        self.GetRepoExtras = channel.unary_unary(
+                '/loramux.fleet.v1.RoutingService/GetRepoExtras',
+                request_serializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasRequest.SerializeToString,
+                response_deserializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasResponse.FromString,
+                _registered_method=True)
 
 
 class RoutingServiceServicer:
@@ -67,6 +72,13 @@ class RoutingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRepoExtras(self, request, context):
+        """What an adapter's repo brings beside the adapter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoutingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +91,11 @@ def add_RoutingServiceServicer_to_server(servicer, server):
                     servicer.GetTokenizer,
                     request_deserializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerRequest.FromString,
                     response_serializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerResponse.SerializeToString,
+            ),
+            'GetRepoExtras': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRepoExtras,
+                    request_deserializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasRequest.FromString,
+                    response_serializer=loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +154,33 @@ class RoutingService:
             '/loramux.fleet.v1.RoutingService/GetTokenizer',
             loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerRequest.SerializeToString,
             loramux_dot_fleet_dot_v1_dot_routing__pb2.GetTokenizerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRepoExtras(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/loramux.fleet.v1.RoutingService/GetRepoExtras',
+            loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasRequest.SerializeToString,
+            loramux_dot_fleet_dot_v1_dot_routing__pb2.GetRepoExtrasResponse.FromString,
             options,
             channel_credentials,
             insecure,

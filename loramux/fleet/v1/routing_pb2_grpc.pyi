@@ -39,6 +39,8 @@ class RoutingServiceStub:
     """What a gateway routes by: everything, then each change."""
     GetTokenizer: _grpc.UnaryStreamMultiCallable[_routing_pb2.GetTokenizerRequest, _routing_pb2.GetTokenizerResponse]
     """The base's tokenizer and chat template, in pieces below the message limit."""
+    GetRepoExtras: _grpc.UnaryUnaryMultiCallable[_routing_pb2.GetRepoExtrasRequest, _routing_pb2.GetRepoExtrasResponse]
+    """What an adapter's repo brings beside the adapter."""
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
@@ -51,6 +53,8 @@ class RoutingServiceAsyncStub(RoutingServiceStub):
     """What a gateway routes by: everything, then each change."""
     GetTokenizer: _aio.UnaryStreamMultiCallable[_routing_pb2.GetTokenizerRequest, _routing_pb2.GetTokenizerResponse]  # type: ignore[assignment]
     """The base's tokenizer and chat template, in pieces below the message limit."""
+    GetRepoExtras: _aio.UnaryUnaryMultiCallable[_routing_pb2.GetRepoExtrasRequest, _routing_pb2.GetRepoExtrasResponse]  # type: ignore[assignment]
+    """What an adapter's repo brings beside the adapter."""
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Internal: gateways call the registry. They prove themselves with the
@@ -72,5 +76,13 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_routing_pb2.GetTokenizerResponse], _abc.AsyncIterator[_routing_pb2.GetTokenizerResponse]]:
         """The base's tokenizer and chat template, in pieces below the message limit."""
+
+    @_abc_1.abstractmethod
+    def GetRepoExtras(
+        self,
+        request: _routing_pb2.GetRepoExtrasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_pb2.GetRepoExtrasResponse, _abc.Awaitable[_routing_pb2.GetRepoExtrasResponse]]:
+        """What an adapter's repo brings beside the adapter."""
 
 def add_RoutingServiceServicer_to_server(servicer: RoutingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -43,6 +43,17 @@ Target = SharedBase | MergedModel
 
 
 @dataclass(frozen=True)
+class RepoExtrasView:
+    """What an adapter's repo brings beside it, and is honoured."""
+
+    has_chat_template: bool
+    chat_template: str
+    """Empty in lists."""
+    special_tokens: Mapping[str, str]
+    end_token_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
 class VersionView:
     """An adapter's version; commit and digest are empty until it has been admitted."""
 
@@ -54,8 +65,7 @@ class VersionView:
     size_bytes: int = 0
     rank: int = 0
     target_modules: Sequence[str] = ()
-    chat_template: str = ""
-    end_token_ids: Sequence[int] = ()
+    extras: RepoExtrasView | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from services.gateway.deployments.deployment_values import (
     FailureView,
     NewDeployment,
     PageRequest,
+    RepoExtrasView,
     VersionView,
 )
 from services.gateway.rpc.inference_messages import token_price
@@ -101,7 +102,6 @@ def deployment_message(view: DeploymentView) -> deployment_pb2.Deployment:
 
 def version_message(view: VersionView) -> deployment_pb2.AdapterVersion:
     """A version of a deployment."""
-    extras = deployment_pb2.RepoExtras(chat_template=view.chat_template, end_token_ids=view.end_token_ids)
     return deployment_pb2.AdapterVersion(
         number=view.number,
         hub_repo=view.hub_repo,
@@ -111,7 +111,16 @@ def version_message(view: VersionView) -> deployment_pb2.AdapterVersion:
         size_bytes=view.size_bytes,
         rank=view.rank,
         target_modules=view.target_modules,
-        extras=extras if view.chat_template or view.end_token_ids else None,
+        extras=None if view.extras is None else _extras_message(view.extras),
+    )
+
+
+def _extras_message(view: RepoExtrasView) -> deployment_pb2.RepoExtras:
+    return deployment_pb2.RepoExtras(
+        has_chat_template=view.has_chat_template,
+        chat_template=view.chat_template,
+        special_tokens=view.special_tokens,
+        end_token_ids=view.end_token_ids,
     )
 
 

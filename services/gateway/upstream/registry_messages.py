@@ -14,6 +14,7 @@ from services.gateway.deployments.deployment_values import (
     MergedModel,
     NewDeployment,
     PageRequest,
+    RepoExtrasView,
     SharedBase,
     Target,
     VersionView,
@@ -133,8 +134,16 @@ def version(message: deployment_pb2.AdapterVersion) -> VersionView:
         size_bytes=message.size_bytes,
         rank=message.rank,
         target_modules=tuple(message.target_modules),
-        chat_template=message.extras.chat_template,
-        end_token_ids=tuple(message.extras.end_token_ids),
+        extras=_extras(message.extras) if message.HasField("extras") else None,
+    )
+
+
+def _extras(message: deployment_pb2.RepoExtras) -> RepoExtrasView:
+    return RepoExtrasView(
+        has_chat_template=message.has_chat_template,
+        chat_template=message.chat_template,
+        special_tokens=dict(message.special_tokens),
+        end_token_ids=tuple(message.end_token_ids),
     )
 
 

@@ -11,7 +11,7 @@ from loramux.deployment.v1 import deployment_pb2
 from loramux.fleet.v1 import fleet_pb2, routing_pb2, routing_pb2_grpc
 from services.common import errors, internal, logs
 from services.gateway.billing.money import TokenPrice
-from services.gateway.prompts.prompt_encoder import TokenizerFiles
+from services.gateway.prompts.prompt_encoder import RepoExtras, TokenizerFiles
 from services.gateway.routes import (
     AdapterVersion,
     BaseModel,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from loramux.fleet.v1.routing_pb2_grpc import RoutingServiceAsyncStub
 
 _RECONNECT_SECONDS = 0.2
+_EXTRAS_SECONDS = 10.0
 _STATES = {
     deployment_pb2.Deployment.STATE_INITIALIZING: DeploymentState.LOADING,
     deployment_pb2.Deployment.STATE_DEPLOYING: DeploymentState.LOADING,
@@ -39,7 +40,7 @@ _log = logs.get_logger(__name__)
 
 
 class RoutingClient:
-    """Watches routes and fetches tokenizers."""
+    """Watches routes, and fetches tokenizers and what adapters' repos bring."""
 
     def __init__(self, calls: internal.InternalCalls, channel: grpc.aio.Channel) -> None:
         self._calls = calls
@@ -103,6 +104,27 @@ class RoutingClient:
             tokenizer_json=b"".join(piece.tokenizer_json for piece in pieces),
         )
 
+    async def repo_extras(self, sha256: str) -> RepoExtras:
+        """What an adapter's repo brings beside it. Raises UnavailableError when the registry does not hand it out."""
+        try:
+            found = await self._stub.GetRepoExtras(
+                routing_pb2.GetRepoExtrasRequest(sha256=sha256),
+                metadata=self._calls.metadata(),
+                timeout=_EXTRAS_SECONDS,
+            )
+        except grpc.aio.AioRpcError as error:
+            _log.warning("repo_extras_fetch_failed", code=error.code().name, details=error.details())
+            raise errors.UnavailableError(
+                "REPO_EXTRAS_UNAVAILABLE",
+                "the chat template of the adapter cannot be fetched from the registry now",
+                retry_after=1.0,
+            ) from None
+        return RepoExtras(
+            found.extras.chat_template,
+            dict(found.extras.special_tokens),
+            tuple(found.extras.end_token_ids),
+        )
+
 
 def _update(parts: Sequence[routing_pb2.WatchRoutesResponse]) -> RouteUpdate:
     return RouteUpdate(
@@ -146,6 +168,7 @@ def _deployment(route: routing_pb2.DeploymentRoute) -> Deployment:
         state=_STATES.get(route.state, DeploymentState.LOADING),
         failure=Failure(reason=route.failure_reason, message=route.failure_message),
         adapter=_adapter(route.adapter) if route.HasField("adapter") else None,
+        extras_sha256=route.extras_sha256,
     )
 
 

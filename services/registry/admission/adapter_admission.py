@@ -13,12 +13,14 @@ from pathlib import PurePosixPath
 from services.common.adapters.config import MAX_BYTES
 from services.common.adapters.refusals import CONFIG, WEIGHTS
 from services.common.errors import InvalidFieldError, PreconditionError
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.registry.admission import base_rules, header_check
 from services.registry.admission import safetensors_header as safetensors
 from services.registry.admission.base_rules import FittedConfig
 from services.registry.admission.header_check import AdapterModules
+from services.registry.admission.repo_extras import ExtrasReader
 from services.registry.bases.base_model import BaseModel
-from services.registry.deployments.deployment import AdapterVersion
+from services.registry.deployments.deployment import AdapterVersion, RepoExtras
 from services.registry.hub_reader import HubCommit, HubReader
 
 # Most headers fit, so that one request is enough.
@@ -32,17 +34,26 @@ _SHOWN_FILES = 5
 class Admission:
     """Checks adapters against base models."""
 
-    def __init__(self, hub: HubReader, *, max_bytes: int) -> None:
+    def __init__(self, hub: HubReader, templates: TemplateSandbox, *, max_bytes: int) -> None:
         """`max_bytes` bounds both files together."""
         self._hub = hub
+        self._extras = ExtrasReader(hub, templates)
         self._max_bytes = max_bytes
 
     async def admit(
-        self, hub_repo: str, revision: str, *, token: str, base: BaseModel, accept_base_name: bool = False
+        self,
+        hub_repo: str,
+        revision: str,
+        *,
+        token: str,
+        base: BaseModel,
+        accept_base_name: bool = False,
+        use_base_template: bool = False,
     ) -> AdapterVersion:
         """The version that `revision` of a repo stands for now, checked in full but for its weights' values.
 
-        `accept_base_name`: it is for `base`, whatever base its config names.
+        `accept_base_name`: it is for `base`, whatever base its config names. `use_base_template`: what the repo has
+        beside the adapter is not looked at.
 
         Raises a ServiceError whose reason is stable: HUB_* of services.common.hub, ADAPTER_* of this package.
         """
@@ -59,6 +70,7 @@ class Admission:
             base_rules.parse_config, config_bytes, base, accept_base_name=accept_base_name
         )
         modules = await self._check_header(at, token, fitted, base)
+        extras = RepoExtras() if use_base_template else await self._extras.read(at, token=token, base=base)
         weights = at.files[WEIGHTS]
         return AdapterVersion(
             hub_repo=hub_repo,
@@ -68,6 +80,7 @@ class Admission:
             size_bytes=size,
             rank=modules.rank,
             target_modules=modules.target_modules,
+            extras=extras,
         )
 
     async def _read_config(self, at: HubCommit, token: str) -> bytes:

@@ -1,7 +1,7 @@
 """A base model as the registry knows it once its files have been looked at."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from services.common.adapters.targets import BaseModules
@@ -54,6 +54,8 @@ class Tokenizer:
     """Jinja; empty where the base has none."""
     special_tokens: Mapping[str, str]
     """By the names that templates use: bos_token, eos_token, ..."""
+    added_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Ids of the tokens that are found in a text before all others, by content."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from services.common.adapters import strict_json
 from services.common.errors import ServiceError
 from services.registry.admission import safetensors_header as safetensors
-from services.registry.bases import base_modules
+from services.registry.bases import base_modules, tokenizer_files
 from services.registry.bases.base_list import BaseListError, BaseModelEntry
 from services.registry.bases.base_model import BaseModel, BaseModule, ModuleKind, Tokenizer
 from services.registry.hub_reader import HubCommit, HubReader
@@ -145,27 +145,17 @@ async def _read_shapes(files: BaseFiles) -> dict[str, tuple[int, ...]]:
 
 
 async def _read_tokenizer(files: BaseFiles) -> Tokenizer:
-    config = await _read_json(files, "tokenizer_config.json")
-    template = config.get("chat_template", "")
-    if "chat_template.jinja" in files.sizes:
-        template = (await _read_whole(files, "chat_template.jinja")).decode()
-    if isinstance(template, list):  # several, by name
-        template = next((one["template"] for one in template if one.get("name") == "default"), "")
+    config = await _read_json(files, tokenizer_files.TOKENIZER_CONFIG)
+    template = tokenizer_files.chat_template(config.get("chat_template"))
+    if tokenizer_files.TEMPLATE in files.sizes:
+        template = (await _read_whole(files, tokenizer_files.TEMPLATE)).decode()
+    tokenizer_json = await _read_whole(files, tokenizer_files.TOKENIZER)
     return Tokenizer(
-        tokenizer_json=await _read_whole(files, "tokenizer.json"),
-        chat_template=template or "",
-        special_tokens=_special_tokens(config),
+        tokenizer_json=tokenizer_json,
+        chat_template=template,
+        special_tokens=tokenizer_files.special_tokens(config),
+        added_tokens=await asyncio.to_thread(tokenizer_files.added_tokens, tokenizer_json),
     )
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every `*_token` of a tokenizer's config: a string, or an object that has it as `content`."""
-    found = {}
-    for key, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(content, str):
-            found[key] = content
-    return found
 
 
 def _targets(entry: BaseModelEntry, modules: Mapping[str, BaseModule]) -> tuple[str, ...]:

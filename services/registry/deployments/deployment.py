@@ -1,10 +1,12 @@
 """What a deployment is. Values only; `lifecycle` says how one becomes the next."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 
 from services.common.adapters.version import digest_of
 from services.common.errors import ServiceError
@@ -37,6 +39,27 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class RepoExtras:
+    """What an adapter's repo brings beside the adapter, and is honoured; pinned with the version."""
+
+    chat_template: str = ""
+    """Jinja; empty where the repo has none."""
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    """What the template knows by name; empty where there is no template."""
+    end_token_ids: tuple[int, ...] = ()
+    """That end a turn, beside the base's; in order."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Names the content; empty where there is none."""
+        if not (self.chat_template or self.end_token_ids):
+            return ""
+        tokens = sorted(self.special_tokens.items())
+        content = json.dumps([self.chat_template, tokens, self.end_token_ids])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class AdapterVersion:
     """An adapter's content as it was admitted; never changes."""
 
@@ -47,6 +70,7 @@ class AdapterVersion:
     size_bytes: int
     rank: int
     target_modules: tuple[str, ...]
+    extras: RepoExtras = field(default_factory=RepoExtras)
 
     @property
     def digest(self) -> str:
@@ -68,6 +92,8 @@ class Adapter:
     """Of the version, among those of its deployment; 0 until there is one."""
     accept_base_name: bool = False
     """Its owner says that it is for this base, whatever its config names."""
+    use_base_template: bool = False
+    """Its owner wants the base's chat template and end tokens, whatever the repo has."""
 
 
 @dataclass(frozen=True)

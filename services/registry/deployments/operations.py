@@ -13,7 +13,7 @@ from services.registry.bases.base_model import BaseModel
 from services.registry.deployments import lifecycle, request_fields
 from services.registry.deployments.book import DeploymentBook
 from services.registry.deployments.changes import Changes, Follower
-from services.registry.deployments.deployment import Adapter, Deployment, State
+from services.registry.deployments.deployment import Adapter, Deployment, RepoExtras, State
 from services.registry.deployments.list_query import ListQuery, Place
 from services.registry.deployments.page_tokens import PageTokens, page_size
 from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
@@ -66,6 +66,7 @@ class Deployments:
             request.revision,
             self._seal(request.hub_token, account, uid),
             accept_base_name=request.accept_base_name,
+            use_base_template=request.use_base_template,
         )
         now = self._book.now()
         new = Deployment(
@@ -199,6 +200,15 @@ class Deployments:
             raise token_unreadable(deployment) from None
         _log.info("hub_token_released", deployment=deployment.name, uid=uid, digest=adapter_digest)
         return token
+
+    async def repo_extras(self, sha256: str) -> RepoExtras:
+        """What repos bring beside an adapter, by the digest that routes name. Raises InvalidFieldError or NotFoundError."""
+        if not DIGEST.fullmatch(sha256):
+            raise InvalidFieldError("sha256", sha256, "64 lower-case hex digits")
+        found = await self._store.extras(sha256)
+        if found is None:
+            raise NotFoundError("repo_extras", sha256)
+        return found
 
     def _seal(self, token: str, account: str, uid: str) -> bytes | None:
         return self._sealer.seal(token, token_purpose(account, uid)) if token else None

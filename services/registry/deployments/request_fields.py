@@ -31,11 +31,12 @@ class CreateRequest:
     base_model: str
     idempotency_key: str
     accept_base_name: bool = False
+    use_base_template: bool = False
 
     def fingerprint(self) -> str:
         """Of the fields that a retry must repeat. The token is not among them: it may have been renewed."""
-        accepted = "accept_base_name" if self.accept_base_name else ""
-        fields = (self.deployment_id, self.hub_repo, self.revision, self.base_model, accepted)
+        said = [name for name in ("accept_base_name", "use_base_template") if getattr(self, name)]
+        fields = (self.deployment_id, self.hub_repo, self.revision, self.base_model, *(said or [""]))
         return hashlib.sha256("\0".join(fields).encode()).hexdigest()
 
     def check(self, base_models: Collection[str]) -> None:
@@ -71,12 +72,13 @@ class UpdateRequest:
     hub_token: str | None = None
     """Empty removes the stored one."""
     accept_base_name: bool | None = None
+    use_base_template: bool | None = None
     etag: str = ""
 
     @property
     def is_of_the_token_alone(self) -> bool:
         """Whether the adapter stays what it is, and where it is."""
-        others = (self.hub_repo, self.revision, self.accept_base_name)
+        others = (self.hub_repo, self.revision, self.accept_base_name, self.use_base_template)
         return self.hub_token is not None and all(one is None for one in others)
 
     def check(self) -> None:
@@ -92,12 +94,13 @@ class UpdateRequest:
         revision = self.revision
         if revision is None:
             revision = wanted.revision if repo == wanted.hub_repo else ""
-        accepted = self.accept_base_name
+        accepted, base_template = self.accept_base_name, self.use_base_template
         return Adapter(
             repo,
             revision,
             hub_token,
             accept_base_name=wanted.accept_base_name if accepted is None else accepted,
+            use_base_template=wanted.use_base_template if base_template is None else base_template,
         )
 
 

@@ -174,6 +174,7 @@ class Rollouts:
                 token=token,
                 base=base,
                 accept_base_name=adapter.accept_base_name,
+                use_base_template=adapter.use_base_template,
             )
         await self._change(deployment, lambda now: lifecycle.admitted(now, version))
         return version

@@ -63,7 +63,8 @@ class DeploymentServicer(deployment_pb2_grpc.DeploymentServiceServicer):
             page_token=request.page_token,
         )
         return deployment_pb2.ListDeploymentsResponse(
-            deployments=[deployment_value_messages.deployment(one) for one in page], next_page_token=token
+            deployments=[deployment_value_messages.deployment(one, in_a_list=True) for one in page],
+            next_page_token=token,
         )
 
     async def UpdateDeployment(

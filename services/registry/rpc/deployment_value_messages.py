@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from loramux.deployment.v1 import deployment_pb2
 from services.common.errors import InvalidFieldError, NotImplementedYetError
-from services.registry.deployments.deployment import Adapter, Deployment, Failure, State
+from services.registry.deployments.deployment import Adapter, Deployment, Failure, RepoExtras, State
 from services.registry.deployments.list_query import ListQuery, Order
 from services.registry.deployments.request_fields import CreateRequest, UpdateRequest
 
@@ -26,8 +26,8 @@ _ORDERS = {
 }
 
 
-def deployment(one: Deployment) -> deployment_pb2.Deployment:
-    """As its owner sees it. The token stays behind."""
+def deployment(one: Deployment, *, in_a_list: bool = False) -> deployment_pb2.Deployment:
+    """As its owner sees it. The token stays behind, and in a list the chat templates, which would not fit."""
     message = deployment_pb2.Deployment(
         name=one.name,
         uid=one.uid,
@@ -36,9 +36,10 @@ def deployment(one: Deployment) -> deployment_pb2.Deployment:
         state=STATES[one.state],
         failure=_failure(one.failure),
         status_message=one.status_message,
-        serving=_adapter(one.serving),
-        candidate=None if one.candidate is None else _adapter(one.candidate),
+        serving=_adapter(one.serving, in_a_list),
+        candidate=None if one.candidate is None else _adapter(one.candidate, in_a_list),
         has_hub_token=one.wanted.hub_token is not None,
+        use_base_template=one.wanted.use_base_template,
         etag=one.etag,
     )
     message.create_time.FromDatetime(one.create_time)
@@ -57,6 +58,7 @@ def create_request(message: deployment_pb2.CreateDeploymentRequest) -> CreateReq
         base_model=message.base_model,
         idempotency_key=message.idempotency_key,
         accept_base_name=message.accept_base_name,
+        use_base_template=message.use_base_template,
     )
 
 
@@ -68,6 +70,7 @@ def update_request(message: deployment_pb2.UpdateDeploymentRequest) -> UpdateReq
         revision=message.revision if message.HasField("revision") else None,
         hub_token=message.hub_token if message.HasField("hub_token") else None,
         accept_base_name=message.accept_base_name if message.HasField("accept_base_name") else None,
+        use_base_template=message.use_base_template if message.HasField("use_base_template") else None,
         etag=message.etag,
     )
 
@@ -88,13 +91,21 @@ def list_query(message: deployment_pb2.ListDeploymentsRequest) -> ListQuery:
     )
 
 
+def repo_extras(extras: RepoExtras, *, in_a_list: bool = False) -> deployment_pb2.RepoExtras:
+    """What a repo brings; in a list without its template, of which a page would hold a thousand."""
+    return deployment_pb2.RepoExtras(
+        chat_template="" if in_a_list else extras.chat_template,
+        special_tokens={} if in_a_list else extras.special_tokens,
+        end_token_ids=extras.end_token_ids,
+        has_chat_template=bool(extras.chat_template),
+    )
+
+
 def _refuse_what_is_to_come(
     message: deployment_pb2.CreateDeploymentRequest | deployment_pb2.UpdateDeploymentRequest,
 ) -> None:
     if message.target.WhichOneof("target") == "merged_model":
         raise NotImplementedYetError("target.merged_model", "a merged model")
-    if message.use_base_template:
-        raise NotImplementedYetError("use_base_template", "serving with the base's own chat template")
 
 
 def _failure(failure: Failure | None) -> deployment_pb2.Failure | None:
@@ -103,7 +114,7 @@ def _failure(failure: Failure | None) -> deployment_pb2.Failure | None:
     return deployment_pb2.Failure(reason=failure.reason, message=failure.message, metadata=failure.metadata)
 
 
-def _adapter(adapter: Adapter) -> deployment_pb2.AdapterVersion:
+def _adapter(adapter: Adapter, in_a_list: bool) -> deployment_pb2.AdapterVersion:
     version = adapter.version
     if version is None:
         return deployment_pb2.AdapterVersion(hub_repo=adapter.hub_repo, revision=adapter.revision)
@@ -116,4 +127,5 @@ def _adapter(adapter: Adapter) -> deployment_pb2.AdapterVersion:
         size_bytes=version.size_bytes,
         rank=version.rank,
         target_modules=version.target_modules,
+        extras=repo_extras(version.extras, in_a_list=in_a_list) if version.extras.sha256 else None,
     )

@@ -73,6 +73,7 @@ def _deployment_route(one: Deployment) -> routing_pb2.DeploymentRoute:
         base_model=one.base_model,
         state=STATES[one.state],
         adapter=None if version is None else adapter_ref(version, token_of),
+        extras_sha256="" if version is None else version.extras.sha256,
     )
     if one.failure is not None:
         route.failure_reason = one.failure.reason

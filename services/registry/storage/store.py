@@ -9,14 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.errors import AlreadyExistsError, InvalidFieldError, NotFoundError
-from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, Failure, State
+from services.registry.deployments.deployment import Deployment, RepoExtras, State
 from services.registry.deployments.list_query import ListQuery, Order, Place
+from services.registry.storage import deployment_rows
+from services.registry.storage.deployment_rows import RowReader
 from services.registry.storage.tables import adapter_versions, deployments
 
 _KEY_KEPT = timedelta(days=1)
-
-# Any: the types of its columns are in tables.py.
-_Row = sa.Row[Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Store:
     def __init__(self, engine: AsyncEngine) -> None:
         """`engine` is open and its schema is up to date."""
         self._engine = engine
+        self._rows = RowReader()
 
     async def insert(self, new: Deployment, key: CreateKey | None) -> Deployment:
         """Add `new`, or return what a request with the same key made before.
@@ -43,12 +43,14 @@ class Store:
         """
         async with self._engine.begin() as connection:
             if key is not None:
-                made = await _made_by(connection, new, key)
+                made = await self._made_by(connection, new, key)
                 if made is not None:
                     return made
-            if (await connection.execute(_query(*_live_name(new.account, new.deployment_id)))).first():
+            if (
+                await connection.execute(deployment_rows.query(*_live_name(new.account, new.deployment_id)))
+            ).first():
                 raise AlreadyExistsError("deployment", new.name)
-            values = await _values(connection, new)
+            values = await deployment_rows.values(connection, new)
             if key is not None:
                 values |= {
                     "idempotency_key": key.idempotency_key,
@@ -66,25 +68,29 @@ class Store:
         """
         async with self._engine.begin() as connection:
             row = (
-                await connection.execute(_query(deployments.c.uid == uid).with_for_update(of=deployments))
+                await connection.execute(
+                    deployment_rows.query(deployments.c.uid == uid).with_for_update(of=deployments)
+                )
             ).first()
             if row is None:
                 raise NotFoundError("deployment", uid)
-            before = _deployment(row)
+            before = self._rows.deployment(row)
             after = replace(transition(before), version=before.version + 1, update_time=now)
             await connection.execute(
-                deployments.update().where(deployments.c.uid == uid).values(await _values(connection, after))
+                deployments.update()
+                .where(deployments.c.uid == uid)
+                .values(await deployment_rows.values(connection, after))
             )
         return after
 
     async def get(self, account: str, deployment_id: str) -> Deployment | None:
         """The live deployment of a name."""
-        found = await self._fetch(_query(*_live_name(account, deployment_id)))
+        found = await self._fetch(deployment_rows.query(*_live_name(account, deployment_id)))
         return found[0] if found else None
 
     async def get_by_uid(self, uid: str) -> Deployment | None:
         """A deployment, deleted or not."""
-        found = await self._fetch(_query(deployments.c.uid == uid))
+        found = await self._fetch(deployment_rows.query(deployments.c.uid == uid))
         return found[0] if found else None
 
     async def page(
@@ -98,34 +104,44 @@ class Store:
             where.append(_found_by(query.search))
         if after is not None:
             where.append(_behind(query.order, after))
-        return await self._fetch(_query(*where).order_by(*_sorted(query.order)).limit(size))
+        return await self._fetch(deployment_rows.query(*where).order_by(*_sorted(query.order)).limit(size))
+
+    async def extras(self, sha256: str) -> RepoExtras | None:
+        """What repos bring beside an adapter, by its digest; None where no version has it."""
+        table = adapter_versions.c
+        query = sa.select(table.extras).where(table.extras_sha256 == sha256).limit(1)
+        async with self._engine.begin() as connection:
+            found = (await connection.execute(query)).scalar()
+        return None if found is None else self._rows.extras(sha256, found)
 
     async def live(self) -> Sequence[Deployment]:
         """Every deployment that is not deleted."""
-        return await self._fetch(_query(deployments.c.state != State.DELETED.value))
+        return await self._fetch(deployment_rows.query(deployments.c.state != State.DELETED.value))
+
+    async def _made_by(
+        self, connection: AsyncConnection, new: Deployment, key: CreateKey
+    ) -> Deployment | None:
+        same_key = (
+            deployments.c.account == new.account,
+            deployments.c.idempotency_key == key.idempotency_key,
+        )
+        row = (await connection.execute(deployment_rows.query(*same_key))).first()
+        if row is None:
+            return None
+        if row.create_time + _KEY_KEPT <= new.create_time:
+            await connection.execute(deployments.update().where(*same_key).values(idempotency_key=None))
+            return None
+        if row.idempotency_fingerprint != key.fingerprint:
+            raise InvalidFieldError(
+                "idempotency_key",
+                key.idempotency_key,
+                "unused within a day, or sent again with the same fields",
+            )
+        return self._rows.deployment(row)
 
     async def _fetch(self, query: sa.Select[Any]) -> Sequence[Deployment]:
         async with self._engine.begin() as connection:
-            return [_deployment(row) for row in await connection.execute(query)]
-
-
-_serving = adapter_versions.alias("serving")
-_candidate = adapter_versions.alias("candidate")
-
-
-def _query(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    columns = [
-        column.label(f"{table.name}_{column.name}") for table in (_serving, _candidate) for column in table.c
-    ]
-    return (
-        sa.select(deployments, *columns)
-        .select_from(
-            deployments.outerjoin(_serving, deployments.c.serving_version_id == _serving.c.id).outerjoin(
-                _candidate, deployments.c.candidate_version_id == _candidate.c.id
-            )
-        )
-        .where(*where)
-    )
+            return [self._rows.deployment(row) for row in await connection.execute(query)]
 
 
 def _live_name(account: str, deployment_id: str) -> tuple[sa.ColumnElement[bool], ...]:
@@ -162,121 +178,3 @@ def _behind(order: Order, place: Place) -> sa.ColumnElement[bool]:
             return sa.or_(moment < place.create_time, sa.and_(at_once, uid < place.uid))
         case Order.NAME:
             return deployments.c.deployment_id > place.deployment_id
-
-
-async def _made_by(connection: AsyncConnection, new: Deployment, key: CreateKey) -> Deployment | None:
-    same_key = (
-        deployments.c.account == new.account,
-        deployments.c.idempotency_key == key.idempotency_key,
-    )
-    row = (await connection.execute(_query(*same_key))).first()
-    if row is None:
-        return None
-    if row.create_time + _KEY_KEPT <= new.create_time:
-        await connection.execute(deployments.update().where(*same_key).values(idempotency_key=None))
-        return None
-    if row.idempotency_fingerprint != key.fingerprint:
-        raise InvalidFieldError(
-            "idempotency_key", key.idempotency_key, "unused within a day, or sent again with the same fields"
-        )
-    return _deployment(row)
-
-
-async def _values(connection: AsyncConnection, one: Deployment) -> dict[str, Any]:  # Any: a row's columns
-    failure = one.failure
-    return {
-        "uid": one.uid,
-        "account": one.account,
-        "deployment_id": one.deployment_id,
-        "base_model": one.base_model,
-        "state": one.state.value,
-        **await _adapter_values(connection, "serving", one.serving),
-        **await _adapter_values(connection, "candidate", one.candidate),
-        "failure": failure
-        and {"reason": failure.reason, "message": failure.message, "metadata": dict(failure.metadata)},
-        "status_message": one.status_message,
-        "version": one.version,
-        "generation": one.generation,
-        "versions": one.versions,
-        "create_time": one.create_time,
-        "update_time": one.update_time,
-    }
-
-
-async def _adapter_values(
-    connection: AsyncConnection, prefix: str, adapter: Adapter | None
-) -> dict[str, Any]:  # Any: a row's columns
-    version = None if adapter is None else adapter.version
-    return {
-        f"{prefix}_repo": None if adapter is None else adapter.hub_repo,
-        f"{prefix}_revision": None if adapter is None else adapter.revision,
-        f"{prefix}_hub_token": None if adapter is None else adapter.hub_token,
-        f"{prefix}_number": None if adapter is None else adapter.number,
-        f"{prefix}_accept_base_name": adapter is not None and adapter.accept_base_name,
-        f"{prefix}_version_id": None if version is None else await _version_id(connection, version),
-    }
-
-
-async def _version_id(connection: AsyncConnection, version: AdapterVersion) -> int:
-    """The row of a version, added where it is new."""
-    values = {
-        "hub_repo": version.hub_repo,
-        "commit": version.commit,
-        "digest": version.digest,
-        "config_sha256": version.config_sha256,
-        "weights_sha256": version.weights_sha256,
-        "size_bytes": version.size_bytes,
-        "rank": version.rank,
-        "target_modules": list(version.target_modules),
-    }
-    table = adapter_versions.c
-    query = sa.select(table.id).where(
-        table.hub_repo == version.hub_repo, table.commit == version.commit, table.digest == version.digest
-    )
-    found = (await connection.execute(query)).scalar()
-    if found is None:
-        inserted = adapter_versions.insert().values(values).returning(table.id)
-        found = (await connection.execute(inserted)).scalar_one()
-    return int(found)
-
-
-def _deployment(row: _Row) -> Deployment:
-    return Deployment(
-        uid=row.uid,
-        account=row.account,
-        deployment_id=row.deployment_id,
-        base_model=row.base_model,
-        state=State(row.state),
-        serving=_adapter_of(row, "serving"),
-        candidate=None if row.candidate_repo is None else _adapter_of(row, "candidate"),
-        failure=row.failure and Failure(**row.failure),
-        status_message=row.status_message,
-        version=row.version,
-        generation=row.generation,
-        versions=row.versions,
-        create_time=row.create_time,
-        update_time=row.update_time,
-    )
-
-
-def _adapter_of(row: _Row, prefix: str) -> Adapter:
-    columns = row._mapping  # noqa: SLF001  # SQLAlchemy's own name for access by string
-    version = None
-    if columns[f"{prefix}_version_id"] is not None:
-        version = AdapterVersion(
-            hub_repo=columns[f"{prefix}_hub_repo"],
-            commit=columns[f"{prefix}_commit"],
-            config_sha256=columns[f"{prefix}_config_sha256"],
-            weights_sha256=columns[f"{prefix}_weights_sha256"],
-            size_bytes=columns[f"{prefix}_size_bytes"],
-            rank=columns[f"{prefix}_rank"],
-            target_modules=tuple(columns[f"{prefix}_target_modules"]),
-        )
-    return Adapter(
-        hub_repo=columns[f"{prefix}_repo"],
-        revision=columns[f"{prefix}_revision"],
-        hub_token=columns[f"{prefix}_hub_token"],
-        version=version,
-        number=columns[f"{prefix}_number"],
-        accept_base_name=columns[f"{prefix}_accept_base_name"],
-    )

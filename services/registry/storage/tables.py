@@ -43,7 +43,10 @@ adapter_versions = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("rank", sa.Integer, nullable=False),
     sa.Column("target_modules", sa.JSON, nullable=False),
-    sa.UniqueConstraint("hub_repo", "commit", "digest"),
+    # Empty where the repo brings nothing beside the adapter, or its owner wants the base's.
+    sa.Column("extras_sha256", sa.String(64), nullable=False),
+    sa.Column("extras", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("hub_repo", "commit", "digest", "extras_sha256"),
 )
 
 deployments = sa.Table(
@@ -60,12 +63,14 @@ deployments = sa.Table(
     sa.Column("serving_version_id", sa.ForeignKey(adapter_versions.c.id)),
     sa.Column("serving_number", sa.Integer, nullable=False),
     sa.Column("serving_accept_base_name", sa.Boolean, nullable=False),
+    sa.Column("serving_use_base_template", sa.Boolean, nullable=False),
     sa.Column("candidate_repo", sa.String(200)),
     sa.Column("candidate_revision", sa.String(255)),
     sa.Column("candidate_hub_token", sa.LargeBinary),
     sa.Column("candidate_version_id", sa.ForeignKey(adapter_versions.c.id)),
     sa.Column("candidate_number", sa.Integer),
     sa.Column("candidate_accept_base_name", sa.Boolean, nullable=False),
+    sa.Column("candidate_use_base_template", sa.Boolean, nullable=False),
     sa.Column("failure", sa.JSON(none_as_null=True)),
     sa.Column("status_message", sa.Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
@@ -95,3 +100,4 @@ sa.Index(
     postgresql_where=deployments.c.state != "DELETED",
 )
 sa.Index(None, deployments.c.account, deployments.c.create_time, deployments.c.uid)
+sa.Index(None, adapter_versions.c.extras_sha256)

@@ -6,6 +6,7 @@ from typing import cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.gateway.prompts.prompt_encoder import PromptEncoder, TokenizerFiles
 from services.gateway.request import ChatMessage, ChatPrompt, TextPrompt
 from services.worker.base.base_folder import default_folder
@@ -48,7 +49,8 @@ def encoder(folder: Path, oracle: PreTrainedTokenizerFast) -> PromptEncoder:
             chat_template=(folder / "chat_template.jinja").read_text(),
             special_tokens={name: str(token) for name, token in oracle.special_tokens_map.items()},
             tokenizer_json=(folder / "tokenizer.json").read_bytes(),
-        )
+        ),
+        TemplateSandbox(),
     )
 
 

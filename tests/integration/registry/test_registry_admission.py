@@ -12,6 +12,7 @@ import pytest
 
 from loramux.localhub import CutConnection, LocalHub, Refuse, running
 from services.common.errors import InvalidFieldError, PreconditionError, ServiceError, UnavailableError
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.registry.admission.adapter_admission import Admission
 from services.registry.bases.base_list import read_base_list
 from services.registry.bases.base_model import BaseModel
@@ -51,7 +52,7 @@ class Bench:
     ) -> AdapterVersion:  # fmt: skip
         if files is not None:
             self.hub.add_repo(REPO, files)
-        admission = Admission(self.reader, max_bytes=max_bytes)
+        admission = Admission(self.reader, TemplateSandbox(), max_bytes=max_bytes)
         return await admission.admit(REPO, revision, token=token, base=self.base)
 
     async def refusal(self, files: Mapping[str, bytes] | None = None, **options: str) -> ServiceError:

@@ -206,7 +206,6 @@ class TestWhatIsToCome:
         ("fields", "field"),
         [
             ({"target": MERGED}, "target.merged_model"),
-            ({"use_base_template": True}, "use_base_template"),
         ],
     )
     async def test_it_is_refused_by_name(

@@ -10,6 +10,7 @@ from loramux.localhub import LocalHub, running
 from services.common.clock import SystemClock
 from services.common.database import open_database
 from services.common.errors import PreconditionError, ServiceError
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.registry.__main__ import MIGRATIONS
 from services.registry.admission.adapter_admission import Admission
 from services.registry.bases.base_list import read_base_list
@@ -112,7 +113,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         rollouts = Rollouts(
             store=store,
             book=book,
-            admission=Admission(reader, max_bytes=10**6),
+            admission=Admission(reader, TemplateSandbox(), max_bytes=10**6),
             fleet=fleet,
             load=script,
             base_models={BASE: base},

@@ -18,7 +18,7 @@ from loramux.localhub import LocalHub, running
 from services.common.interceptors import CallInterceptor, InternalDoor
 from services.common.internal import REQUEST_ID, InternalCalls
 from services.registry.bases.catalog import Catalog
-from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, State
+from services.registry.deployments.deployment import Adapter, AdapterVersion, Deployment, RepoExtras, State
 from services.registry.deployments.sealing import Sealer
 from services.registry.fleet.route_log import Routes
 from services.registry.rpc import routing_servicer
@@ -40,11 +40,15 @@ def deployment(number: int) -> Deployment:
     )
 
 
+async def no_extras(_sha256: str) -> RepoExtras:
+    return RepoExtras()
+
+
 @asynccontextmanager
 async def serving(routes: Routes) -> AsyncIterator["routing_pb2_grpc.RoutingServiceAsyncStub"]:
     """A RoutingService with this table, and a stub of it."""
     server = grpc.aio.server(interceptors=[CallInterceptor({routing_servicer.NAME: InternalDoor(CALLS)})])
-    servicer = RoutingServicer(Catalog([], Sealer(bytes(32))), routes)
+    servicer = RoutingServicer(Catalog([], Sealer(bytes(32))), routes, no_extras)
     routing_pb2_grpc.add_RoutingServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -3,6 +3,7 @@
 import pytest
 
 from services.common.errors import InvalidFieldError
+from services.common.templates.template_sandbox import TemplateSandbox
 from services.gateway.prompts.prompt_encoder import PromptEncoder
 from services.gateway.request import ChatMessage, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from tests.support.gateway_tokenizer import BEGIN, END, VOCABULARY, byte_tokenizer, tokenizer_files
@@ -13,7 +14,7 @@ def user(content: str, role: str = "user") -> ChatPrompt:
 
 
 async def encode(prompt: Prompt, **files: object) -> tuple[int, ...]:
-    return await PromptEncoder(tokenizer_files(**files)).encode(prompt)  # type: ignore[arg-type]  # named by the tests
+    return await PromptEncoder(tokenizer_files(**files), TemplateSandbox()).encode(prompt)  # type: ignore[arg-type]  # named by the tests
 
 
 async def test_a_text_gets_the_special_tokens_that_its_tokenizer_adds() -> None:
@@ -50,13 +51,14 @@ async def test_a_tokenizer_that_was_saved_with_truncation_and_padding_does_neith
             chat_template="",
             special_tokens={},
             tokenizer_json=tokenizer.to_str().encode(),
-        )
+        ),
+        TemplateSandbox(),
     )
     assert len(await encoder.encode(TextPrompt("0123456789"))) == 10
 
 
 def test_the_vocabulary_counts_added_tokens() -> None:
-    assert PromptEncoder(tokenizer_files()).vocabulary == VOCABULARY
+    assert PromptEncoder(tokenizer_files(), TemplateSandbox()).vocabulary == VOCABULARY
 
 
 async def test_a_conversation_that_the_template_refuses_is_refused_in_the_templates_words() -> None:

@@ -105,11 +105,13 @@ def test_deploy_waits_and_says_on_stderr_what_happens(gateway: ScriptedGateway) 
             deployed(deployment_pb2.Deployment.STATE_RUNNING),
         ),
     )
-    out, err = run("deploy pirate acme/pirate-lora --token-stdin --revision v1", stdin="hf_secret\n")
+    command = "deploy pirate acme/pirate-lora --token-stdin --revision v1 --use-base-template"
+    out, err = run(command, stdin="hf_secret\n")
     assert out == "acme/pirate\n"
     assert err.splitlines() == ["acme/pirate deploying: a worker loads it", "acme/pirate RUNNING"]
     request = gateway.calls[0].request
     assert (request.deployment_id, request.hub_token, request.revision) == ("pirate", "hf_secret", "v1")
+    assert (request.use_base_template, request.accept_base_name) == (True, False)
 
 
 def test_deploy_that_fails_says_why_in_one_line(gateway: ScriptedGateway) -> None:
@@ -143,15 +145,23 @@ def test_an_update_that_fails_while_the_old_version_serves_is_an_error(gateway: 
     )
     gateway.on("UpdateDeployment", [deployment_pb2.UpdateDeploymentResponse(deployment=running)])
     gateway.on("WatchDeployment", watched(running))
-    _, err = run("deployments update pirate", status=1)
+    _, err = run("deployments update pirate --use-repo-template", status=1)
     assert "error: rank is 128 (R)" in err
-    assert gateway.calls[1].request.name == "acme/pirate"
+    request = gateway.calls[1].request
+    assert request.name == "acme/pirate"
+    assert (request.HasField("use_base_template"), request.use_base_template) == (True, False)
+    assert not request.HasField("accept_base_name")
 
 
 def test_deployments_are_listed_and_shown(gateway: ScriptedGateway) -> None:
     one = deployed(
         deployment_pb2.Deployment.STATE_RUNNING,
-        serving=deployment_pb2.AdapterVersion(hub_repo="acme/lora", commit="0123456789abcdef", rank=8),
+        serving=deployment_pb2.AdapterVersion(
+            hub_repo="acme/lora",
+            commit="0123456789abcdef",
+            rank=8,
+            extras=deployment_pb2.RepoExtras(has_chat_template=True, end_token_ids=[2, 7]),
+        ),
         has_hub_token=True,
     )
     gateway.on("ListDeployments", *[[deployment_pb2.ListDeploymentsResponse(deployments=[one])]] * 2)
@@ -162,6 +172,8 @@ def test_deployments_are_listed_and_shown(gateway: ScriptedGateway) -> None:
     out, _ = run("deployments show acme/pirate")
     assert "0123456789abcdef" in out
     assert "stored" in out
+    assert "the repository's" in out
+    assert "2, 7" in out
 
 
 def test_generate_writes_the_text_alone_to_stdout(gateway: ScriptedGateway) -> None:

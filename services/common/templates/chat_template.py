@@ -7,12 +7,17 @@ from typing import Any, NoReturn
 
 import jinja2.exceptions
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from services.gateway.request import ChatMessage
+MAX_TEXT = 4 * 1024**2
+"""Characters that a conversation may become: some times what a request can hold."""
+
+Message = Mapping[str, str]
+"""A turn by the names that templates use: role, content, name."""
 
 
 class ChatTemplateError(Exception):
@@ -20,33 +25,58 @@ class ChatTemplateError(Exception):
 
 
 class ChatTemplate:
-    """A compiled template of one base model."""
+    """A compiled template.
+
+    Jinja's sandbox keeps what a template does inside the template; how long it takes and how much memory, it does not.
+    One that the operator has not chosen is rendered in a process of its own: `template_sandbox`.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Raises jinja2.TemplateSyntaxError."""
-        self._template = _environment().from_string(source)
+        """Raises ChatTemplateError for what is no template."""
+        environment = _environment()
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ChatTemplateError(f"line {error.lineno}: {error.message}") from error
+        except RecursionError as error:
+            raise ChatTemplateError("it is nested too deeply") from error
+        except ValueError as error:  # a number of thousands of digits
+            raise ChatTemplateError(str(error)) from error
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[Message]) -> str:
         """The conversation as text that ends where the assistant's answer begins. Raises ChatTemplateError."""
+        pieces, size = [], 0
         try:
-            return self._template.render(
-                messages=[_values(message) for message in messages],
+            for piece in self._template.generate(
+                messages=messages,
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
-            )
+            ):
+                size += len(piece)
+                if size > MAX_TEXT:
+                    raise ChatTemplateError(f"the conversation becomes more than {MAX_TEXT} characters")
+                pieces.append(piece)
+            text = "".join(pieces)
+            text.encode()
         except jinja2.TemplateError as error:
             raise ChatTemplateError(error.message or type(error).__name__) from error
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             # Expressions of the template itself: an unknown role as a key, a slice of the wrong thing.
             raise ChatTemplateError(f"{type(error).__name__} in the template") from error
+        return text
 
 
-def _values(message: ChatMessage) -> dict[str, str]:
-    named = {"name": message.name} if message.name else {}
-    return {"role": message.role, "content": message.content, **named}
+def names_used(source: str) -> frozenset[str]:
+    """The variables that a template looks up. Raises ChatTemplateError for what is no template."""
+    try:
+        return frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(source)))
+    except jinja2.TemplateSyntaxError as error:
+        raise ChatTemplateError(f"line {error.lineno}: {error.message}") from error
+    except RecursionError as error:
+        raise ChatTemplateError("it is nested too deeply") from error
 
 
 class _Generation(jinja2.ext.Extension):
