@@ -25,8 +25,11 @@ from services.gateway.limits.limiter import (
 )
 
 # Of a choice's max_tokens, how many are taken from the token rate at admission. A request that asks for the whole context
-# and uses little of it would otherwise fill the rate of an account that has spent nothing.
+# and uses little of it would otherwise fill the rate of an account that has spent nothing. The rest is debited as it is
+# produced: see Limiter.
 RESERVED_COMPLETION_TOKENS = 1_024
+DEBITED_TOKENS = 64
+"""How many are produced from one debit to the next."""
 
 _log = logs.get_logger(__name__)
 
@@ -52,6 +55,8 @@ class Admission:
     """By the monotonic clock."""
     finish_reasons: tuple[int, ...] = ()
     lease: Lease | None = None
+    debited_tokens: int = 0
+    """Taken from the token rate so far."""
     opened: OpenRequest | None = None
     """The reservation; None until it is written."""
 
@@ -136,6 +141,13 @@ class Admissions:
                 if not self._open:
                     self._none_open.set()
 
+    async def debit(self, admission: Admission) -> None:
+        """Take from the token rate what a request has produced beyond what it took before."""
+        used = len(admission.job.prompt) + admission.completion_tokens
+        if admission.lease is not None and used >= admission.debited_tokens + DEBITED_TOKENS:
+            admission.debited_tokens = used
+            await self._limiter.debit(admission.lease, used)
+
     def cut_after(self, seconds: float) -> None:
         """Say that what still runs after so many seconds will be cut by the server's stop, not by its caller."""
         self._cut_from = self._clock.monotonic() + seconds
@@ -191,6 +203,7 @@ class Admissions:
         job = admission.job
         tokens = len(job.prompt) + min(job.max_tokens, RESERVED_COMPLETION_TOKENS * (job.sampling.n or 1))
         admission.lease = await self._limiter.admit(job.pool, tokens, limits)
+        admission.debited_tokens = tokens
         row = await self._prices.in_force(job.target.base.name, job.target.base.price)
         adapter = job.target.adapter
         opened = OpenRequest(

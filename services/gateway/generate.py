@@ -185,6 +185,7 @@ class Generate:
                         admission.prompt_computed(event.cached_tokens)
                     case Chunk():
                         admission.produced(len(event.token_ids))
+                        await self._admissions.debit(admission)
                         await deliver(event)
             return event
 

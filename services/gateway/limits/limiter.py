@@ -54,7 +54,17 @@ class Lease:
 
 
 class Limiter(Protocol):
-    """Counts the traffic of all gateways that share it."""
+    """Counts the traffic of all gateways that share it.
+
+    What the token rate promises: a request is let in when what it takes at admission is there. What it produces beyond
+    that is debited as it is produced, and may bring the bucket below zero: an answer that has begun is neither cut nor
+    slowed. Nothing more is let in until the bucket has filled again, so that over any time from a full bucket on no
+    more passes than
+
+        rate x minutes + one minute's tokens + what has been produced beyond admission since a request was last let in,
+
+    the last by the answers that were in flight then: at most the pool's places times their max_tokens.
+    """
 
     async def admit(self, pool: Pool, tokens: int, limits: Limits) -> Lease:
         """Take a place in the pool, one request and `tokens` of the rates: all three, or none.
@@ -66,6 +76,13 @@ class Limiter(Protocol):
 
     async def renew(self, lease: Lease) -> bool:
         """Keep the lease for LEASE_SECONDS from now. False when it had expired or been released."""
+        ...
+
+    async def debit(self, lease: Lease, tokens: int) -> None:
+        """Take up to `tokens` in all for this lease, where less has been taken; below zero if need be.
+
+        Only while it is held and not settled.
+        """
         ...
 
     async def settle(self, lease: Lease, tokens: int) -> None:

@@ -16,6 +16,8 @@ _POOL_RETRY_SECONDS = 1.0
 @dataclass
 class _Held:
     expires: int
+    taken: int
+    """Of the token rate, so far."""
     settled: bool = False
 
 
@@ -60,7 +62,7 @@ class MemoryLimiter:
         lease = Lease(id=uuid.uuid4().hex, pool=pool, limits=limits, tokens=tokens)
         state.arrival_time = arrival_time
         state.bucket = bucket
-        state.held[lease.id] = _Held(expires=now + _LEASE)
+        state.held[lease.id] = _Held(expires=now + _LEASE, taken=tokens)
         return lease
 
     async def renew(self, lease: Lease) -> bool:
@@ -72,25 +74,32 @@ class MemoryLimiter:
         held.expires = now + _LEASE
         return True
 
+    async def debit(self, lease: Lease, tokens: int) -> None:
+        """Take up to `tokens` in all for this lease, where less has been taken."""
+        now = self._now()
+        state = self._state(lease.pool, lease.limits, now)
+        held = state.held.get(lease.id)
+        if held is not None and not held.settled and held.taken < tokens:
+            self._take_in_all(state, held, lease.limits, now, tokens)
+
     async def settle(self, lease: Lease, tokens: int) -> None:
         """Correct what was taken from the token rate to what was used, once."""
         now = self._now()
         state = self._state(lease.pool, lease.limits, now)
         held = state.held.get(lease.id)
-        if held is None or held.settled:
-            return
-        held.settled = True
-        if lease.limits.tokens_per_minute:
-            state.bucket = token_bucket.give_back(
-                state.bucket,
-                now,
-                lease.limits.tokens_per_minute,
-                lease.tokens - tokens,
-            )
+        if held is not None and not held.settled:
+            held.settled = True
+            self._take_in_all(state, held, lease.limits, now, tokens)
 
     async def release(self, lease: Lease) -> None:
         """Give the place back."""
         self._state(lease.pool, lease.limits, self._now()).held.pop(lease.id, None)
+
+    def _take_in_all(self, state: _PoolState, held: _Held, limits: Limits, now: int, tokens: int) -> None:
+        if limits.tokens_per_minute:
+            back = held.taken - tokens
+            state.bucket = token_bucket.give_back(state.bucket, now, limits.tokens_per_minute, back)
+        held.taken = tokens
 
     def _state(self, pool: Pool, limits: Limits, now: int) -> _PoolState:
         """The pool's counts without the leases that have expired."""

@@ -114,6 +114,26 @@ async def test_tokens_that_were_not_used_come_back(tmp_path: Path) -> None:
         await started(r.call(member, text="12345", max_tokens=85))
 
 
+async def test_tokens_count_while_they_are_produced_and_not_when_the_answer_ends(tmp_path: Path) -> None:
+    """Field report F15: what a long answer produces keeps others out at once."""
+    registry = ScriptedRegistry(base_models=[base_route(context=10_000)])
+    async with rig(tmp_path, registry=registry, workers=[ScriptedWorker(stuck_after(3_000))]) as r:
+        member = await r.member(credit=10**9, limits=account_pb2.Limits(tokens_per_minute=3_100))
+        calls = [r.call(member, text="12345", max_tokens=8_000) for _ in range(2)]
+        for call in calls:
+            for _ in range(3_000):
+                await started(call)
+        error = await refusal(r.call(member, text="12345", max_tokens=1))
+        assert error.reason == "TOKEN_RATE"
+        assert error.retry_after is not None
+        # 2 x 3,005 less what is debited last: below zero by about a minute's tokens.
+        assert 50 < error.retry_after < 60
+        for call in calls:
+            call.cancel()
+        await r.idle()
+        assert [one.completion_tokens for one in await r.usage()] == [3_000, 3_000]
+
+
 async def test_a_request_that_credit_does_not_cover_is_refused_and_holds_nothing(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         member = await r.member(credit=339, limits=account_pb2.Limits(max_in_flight=1, tokens_per_minute=100))
