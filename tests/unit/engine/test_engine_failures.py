@@ -23,7 +23,7 @@ from tests.support.engine import (
     make_request,
     running_engine,
 )
-from tests.support.models import write_random_adapter, write_tiny_base
+from tests.support.models import LLAMA_MODULES, write_random_adapter, write_tiny_base
 
 EOS = 2
 PROMPTS = [list(range(10, 10 + length)) for length in (1, 5, 17, 40)]
@@ -70,6 +70,27 @@ async def test_an_adapter_that_overflows_ends_its_own_sequences_only(
         )
         assert isinstance(with_broken[0], EngineStoppedError)
         assert [getattr(one, "token_ids", one) for one in with_broken[1:]] == alone
+        await assert_all_is_free(engine)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_an_adapter_that_is_no_number_at_any_one_place_is_found_by_every_runner(
+    base: Path, tmp_path: Path, kernels: str, dtype: str
+) -> None:
+    """Weights that are finite, of which one projection makes infinity less infinity."""
+    async with running_engine(base, kernels=kernels, dtype=dtype) as engine:
+        for module in LLAMA_MODULES:
+            folder = write_random_adapter(tmp_path / module, base, rank=2, target_modules=[module])
+            weights = load_file(folder / "adapter_model.safetensors")
+            for name, weight in weights.items():
+                weight.fill_(3e38 if ".lora_A." in name else 1.0)
+                if ".lora_B." in name:
+                    weight[:, 1] = -1.0
+            save_file(weights, folder / "adapter_model.safetensors")
+            async with engine.adapter(files_of(folder)):
+                with pytest.raises(EngineStoppedError, match="finite"):
+                    await answer(engine, PROMPTS[2], adapter=folder.name)
         await assert_all_is_free(engine)
 
 

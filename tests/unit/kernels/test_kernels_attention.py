@@ -15,10 +15,10 @@ from services.worker.engine.local.native.kernels import (
     SequenceBatch,
 )
 from tests.support import kernels_reference as reference
-from tests.support.kernels import MODES, assert_near, kernels_of, random
+from tests.support.kernels import WAYS, assert_near, kernels_of, random
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=WAYS)
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     return kernels_of(request.param)
 

@@ -16,7 +16,7 @@ from services.worker.engine.local.native.kernels import (
     Site,
 )
 from tests.support import kernels_reference as reference
-from tests.support.kernels import MODES, assert_near, kernels_of, random
+from tests.support.kernels import WAYS, assert_near, kernels_of, random
 
 QKV = Site(0, 96, (80, 48, 48))
 GATE_UP = Site(1, 96, (112, 112))
@@ -25,7 +25,7 @@ SITES = (QKV, GATE_UP)
 Deltas = dict[tuple[int, int], Delta]
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=WAYS)
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     return kernels_of(request.param)
 

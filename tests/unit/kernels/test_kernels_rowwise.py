@@ -5,10 +5,10 @@ import torch
 
 from services.worker.engine.local.native.kernels import Kernels, RmsNorm, argmax
 from tests.support import kernels_reference as reference
-from tests.support.kernels import MODES, assert_near, kernels_of, random
+from tests.support.kernels import WAYS, assert_near, kernels_of, random
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=WAYS)
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     return kernels_of(request.param)
 

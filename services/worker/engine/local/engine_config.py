@@ -1,9 +1,10 @@
 """What an engine is built from."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from services.worker.engine.local.processors import most_threads, usable_processors
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class EngineConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the device computes in it, else float32."""
     threads: int = 0
-    """CPU threads of one step; 0 takes all the cores this process may run on."""
+    """CPU threads of one step; 0 takes the cores that this process may use. See `processors`."""
     adapter_slots: int = 32
     """Adapters resident at once."""
     adapter_bytes: int = 8 * 1024**3
@@ -37,4 +38,5 @@ class EngineConfig:
     """Tokens of one block of keys and values."""
 
     def resolved_threads(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        """At most as many as can run at once, whatever was asked for."""
+        return min(self.threads or usable_processors(), most_threads())

@@ -25,7 +25,7 @@ from services.worker.engine.local.engine_loop import EngineLoop
 from services.worker.engine.local.model.base_weights import BaseModel, load_base_model
 from services.worker.engine.local.model.probe import ModelProbe, probe_model
 from services.worker.engine.local.output_streams import Outbox, OutputStream
-from services.worker.engine.local.runner import make_runner
+from services.worker.engine.local.runner import Runner, make_runner
 from services.worker.engine.local.schedule.block_pool import BlockPool
 from services.worker.engine.local.schedule.scheduler import Scheduler
 from services.worker.engine.local.schedule.sequence import Sequence
@@ -40,10 +40,8 @@ _VARIANTS = (
 class LocalEngine:
     """See Engine; made by `start`, on the event loop that its methods are called from."""
 
-    def __init__(self, config: EngineConfig, base: BaseModel, probe: ModelProbe) -> None:
-        pool = BlockPool(
-            -(-config.kv_tokens // config.block_size), config.block_size, prefix_cache=config.prefix_cache
-        )
+    def __init__(self, config: EngineConfig, base: BaseModel, probe: ModelProbe, runner: Runner) -> None:
+        pool = BlockPool(_blocks(config), config.block_size, prefix_cache=config.prefix_cache)
         self._base = base
         self._context_length = min(base.context_length, pool.total * config.block_size)
         self._executor = ThreadPoolExecutor(
@@ -52,14 +50,6 @@ class LocalEngine:
             # Small tensors all along; more threads would only be in the way of the engine's.
             initializer=torch.set_num_threads,
             initargs=(1,),
-        )
-        runner = make_runner(
-            base,
-            probe,
-            blocks=pool.total,
-            block_size=config.block_size,
-            use_kernels=config.kernels == "auto",
-            threads=config.resolved_threads(),
         )
         loader = AdapterLoader(probe, runner, base.dtype, base.device, runner.prepare)
         self._host_cache = HostCache(loader.load, base.device, max_bytes=config.host_cache_bytes)
@@ -91,12 +81,11 @@ class LocalEngine:
 
     @classmethod
     async def start(cls, config: EngineConfig) -> "LocalEngine":
-        """Load the base model in a thread, and start the engine's own.
+        """Load the base model in a thread, bring it into the runner's form there, and start the engine's own.
 
         Raises UnsupportedModelError for a model whose attention cannot be paged, and what transformers raises.
         """
-        base, probe = await asyncio.to_thread(_load, config)
-        return cls(config, base, probe)
+        return cls(config, *await asyncio.to_thread(_load, config))
 
     @property
     def context_length(self) -> int:
@@ -208,6 +197,20 @@ class LocalEngine:
             )
 
 
-def _load(config: EngineConfig) -> tuple[BaseModel, ModelProbe]:
+def _load(config: EngineConfig) -> tuple[BaseModel, ModelProbe, Runner]:
+    """All that takes long: weights, kernels where they are not compiled yet, and packing."""
     base = load_base_model(config.base_folder, config.device, config.dtype)
-    return base, probe_model(base.model)
+    probe = probe_model(base.model)
+    runner = make_runner(
+        base,
+        probe,
+        blocks=_blocks(config),
+        block_size=config.block_size,
+        use_kernels=config.kernels == "auto",
+        threads=config.resolved_threads(),
+    )
+    return base, probe, runner
+
+
+def _blocks(config: EngineConfig) -> int:
+    return -(-config.kv_tokens // config.block_size)

@@ -60,6 +60,6 @@ def make_runner(
             _log.info("runner_chosen", runner="native", isa=kernels.isa.name, mode=kernels.mode.name)
             decoder = NativeDecoder(base, probe, kernels, blocks=blocks + 1, block_size=block_size)
             return NativeRunner(decoder)
-        why = "the kernels do not compile here"
+        why = "the kernels do not compile here, or are not to be trusted"
     _log.info("runner_chosen", runner="torch", why_not_native=why)
     return TorchRunner(base, probe, blocks=blocks, block_size=block_size, threads=threads)

@@ -1,7 +1,8 @@
 """Compiles the kernels at first start, for the CPU at hand, and keeps the result.
 
 The library lies in `$LORAMUX_HOME/kernels`, named by a hash of all that shaped it, so a change of sources, compiler,
-flags or machine makes a new one and an old one is never mistaken for it.
+flags or machine makes a new one and an old one is never mistaken for it. Its name is no secret, and what lies there
+runs inside the worker: a folder or a file that others own or can write is not used.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ _log = get_logger(__name__)
 _SOURCES = Path(__file__).parent / "csrc"
 _COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 _COMPILE_SECONDS = 600
+_SEAL_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -82,25 +85,59 @@ def usable_isas() -> list[Isa]:
 def build(isa: Isa) -> Path | None:
     """The compiled library, made now where it is not there yet.
 
-    None, after one warning, where there is no compiler or it fails: the caller then computes with torch.
-    Processes that start at the same time compile once.
+    None, after one warning, where there is no compiler, or it fails, or what is there is not to be trusted. Processes
+    that start at the same time compile once.
     """
     try:
         compiler = _find_compiler()
-        library = home() / "kernels" / f"{_fingerprint(compiler, isa)}.so"
-        if not library.exists():
+        folder = _private_folder()
+        library = folder / f"{_fingerprint(compiler, isa)}.so"
+        if not _is_whole(library):
             with _lock(library.with_suffix(".lock")):
-                if not library.exists():
+                if not _is_whole(library):
                     _compile(compiler, isa, library)
-    except (OSError, subprocess.SubprocessError) as error:
-        _log.warning(
-            "kernels_not_compiled",
-            isa=isa.name,
-            reason=_reason(error),
-            consequence="torch computes instead, several times slower with adapters",
-        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        _log.warning("kernels_not_compiled", isa=isa.name, reason=_reason(error))
         return None
     return library
+
+
+def _private_folder() -> Path:
+    folder = home() / "kernels"
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    check_private(folder)
+    return folder
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it is there with all its bytes: to load one that a power cut has torn would end the process.
+
+    Raises PermissionError for one that is not to be trusted.
+    """
+    try:
+        check_private(library)
+        data = library.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(data[:-_SEAL_BYTES]).digest() == data[-_SEAL_BYTES:]
+
+
+def _seal(library: Path) -> None:
+    """Put a digest of its bytes behind them, where the loader does not look, and all of it on the disk."""
+    with library.open("r+b") as file:
+        digest = hashlib.sha256(file.read()).digest()
+        file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_private(path: Path) -> None:
+    """Raise PermissionError unless this user or root owns it and nobody else can write it."""
+    found = path.lstat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise PermissionError(f"{path} belongs to user {found.st_uid}, who could have put anything there")
+    if stat.S_ISLNK(found.st_mode) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} must be writable by its owner alone (chmod go-w), and no link")
 
 
 def _find_compiler() -> list[str]:
@@ -138,6 +175,8 @@ def _compile(compiler: Sequence[str], isa: Isa, library: Path) -> None:
         _run_all(commands)
         linked = Path(folder) / library.name
         _run_all([[*compiler, "-shared", "-pthread", *map(str, objects), "-o", str(linked)]])
+        linked.chmod(0o700)  # whatever the umask
+        _seal(linked)
         linked.replace(library)
 
 

@@ -4,20 +4,20 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from services.common.logs import get_logger
-from services.worker.engine.local.native.kernels import build
+from services.worker.engine.local.native.kernels import build, structs
 from services.worker.engine.local.native.kernels.build import Isa, Mode
 
 _log = get_logger(__name__)
 
 _Call = Callable[[ctypes.Structure], None]
 _FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "forward", "argmax")
-_MEASURED_PRODUCTS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +64,18 @@ class Kernels:
 def load_kernels(
     dtype: torch.dtype, *, threads: int = 0, isa: Isa | None = None, mode: Mode | None = None
 ) -> Kernels | None:
-    """The kernels for weights of `dtype`, compiled first where needed; None, after one warning, where that fails.
+    """The kernels for weights of `dtype`, for the best instructions that compile here; None, after warnings, where none do.
 
     threads: 0 takes as many as torch does. isa, mode: other than the best, for tests. Raises ValueError for a dtype that the kernels do not know.
     """
-    isa = isa or build.usable_isas()[0]
-    modes = [one for one in isa.modes if one.dtype is dtype]
-    if not modes:
+    if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, not {dtype}")
-    library = _load(isa)
-    if library is None:
-        return None
-    threads = threads or torch.get_num_threads()
-    return _bind(library, isa, mode or _fastest(library, tuple(modes)), threads)
+    for one in [isa] if isa else build.usable_isas():
+        library = _load(one)
+        if library is not None:
+            modes = tuple(found for found in one.modes if found.dtype is dtype)
+            return _bind(library, one, mode or _best(modes), threads or torch.get_num_threads())
+    return None
 
 
 @functools.cache
@@ -85,23 +84,42 @@ def _load(isa: Isa) -> ctypes.CDLL | None:
     if path is None:
         return None
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
+        return _checked(ctypes.CDLL(str(path)), isa)
+    except (OSError, AttributeError, ValueError) as error:
         _log.warning("kernels_not_loaded", path=str(path), reason=str(error))
         return None
 
 
-def _fastest(library: ctypes.CDLL, modes: tuple[Mode, ...]) -> Mode:
-    """bfloat16 multiplies in two ways, and CPUs differ in which is faster, by a factor of two either way."""
-    return min(modes, key=lambda mode: _seconds(library, mode)) if len(modes) > 1 else modes[0]
+def _checked(library: ctypes.CDLL, isa: Isa) -> ctypes.CDLL:
+    """The library, which has every function and the structs that Python has. Raises AttributeError or ValueError."""
+    for mode in isa.modes:
+        for name in (*_FUNCTIONS, "lanes"):
+            getattr(library, f"lm_{name}_{mode.name}")
+        for struct in structs.ALL:
+            size = getattr(library, f"lm_size_of_{struct.__name__}_{mode.name}")
+            size.restype = ctypes.c_int64
+            if size() != ctypes.sizeof(struct):
+                raise ValueError(f"{struct.__name__} has {size()} bytes there, {ctypes.sizeof(struct)} here")
+    return library
 
 
-@functools.cache
-def _seconds(library: ctypes.CDLL, mode: Mode) -> float:
-    measure = getattr(library, f"lm_seconds_{mode.name}")
-    measure.argtypes, measure.restype = [ctypes.c_int64], ctypes.c_double
-    # The least of several: whatever else ran in between only adds.
-    return min(float(measure(_MEASURED_PRODUCTS)) for _ in range(20))
+def _best(modes: tuple[Mode, ...]) -> Mode:
+    """bfloat16 multiplies in two ways, of which CPUs do one or the other twice as fast (docs/performance.md).
+
+    By the maker, and not by a stopwatch: the two round differently, and workers of one fleet must give a seeded request
+    the same tokens on CPUs of one kind.
+    """
+    if len(modes) == 1:
+        return modes[0]
+    return build.DOT if _vendor() == "AuthenticAMD" else build.WIDENED
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def _bind(library: ctypes.CDLL, isa: Isa, mode: Mode, threads: int) -> Kernels:

@@ -6,6 +6,9 @@ import typing
 MOST_SEGMENTS = 3
 """Projections of one site."""
 
+ALL: list[type[ctypes.Structure]] = []
+"""Every struct of this module."""
+
 _Struct = typing.TypeVar("_Struct", bound=type[ctypes.Structure])
 
 
@@ -20,6 +23,7 @@ def _mirrored(struct: _Struct) -> _Struct:
         else:
             fields.append((name, {int: ctypes.c_int64, float: ctypes.c_double}.get(hint, hint)))
     struct._fields_ = fields
+    ALL.append(struct)
     return struct
 
 

@@ -1,8 +1,12 @@
 // Attention over the paged cache, one pass with the online softmax (Milakov and Gimelshein; FlashAttention).
 //
 // The query heads that share a key head are rows of one product, so keys and values are read once for all of them. Decode
-// and prefill differ in nothing but the number of rows. Long contexts are cut, and their parts merged, where that keeps
-// all threads busy.
+// and prefill differ in nothing but the number of rows.
+//
+// Every context is summed up in parts of kPositionsAPart positions, and each part added to those before it: always, so
+// that a row's bits do not depend on who else is in the batch, on the number of threads, or on how its prompt was cut
+// into chunks. Whether one thread does all parts of a context, or several do, is what keeps threads busy, and decides
+// nothing else.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +19,7 @@ namespace lm {
 
 constexpr int64_t kRowsAnAttend = 32;
 constexpr int64_t kPositionsATile = 128;
-constexpr int64_t kPositionsAPart = 256;  // no context is cut finer
+constexpr int64_t kPositionsAPart = 512;
 
 // Some tokens of one sequence, seen by one key head, against some of its context.
 struct Work {
@@ -25,10 +29,10 @@ struct Work {
   int64_t tokens;
   int64_t begin;   // positions
   int64_t end;
-  int64_t partial;  // where a part of a cut context goes; -1: straight to the output
+  int64_t partial;  // where the one part that this is goes; -1: all parts, and straight to the output
 };
 
-// The parts of one cut context.
+// The parts of a context that several threads share.
 struct Merge {
   int64_t work;  // the first one
   int64_t parts;
@@ -67,8 +71,8 @@ inline AttentionPlan plan_attention(Scratch& scratch, const LmSequences& sequenc
   for (int64_t i = 0; i < sequences.count; ++i)
     for (int64_t token = 0; token < length(i); token += most)
       positions += end_of(i, token, std::min(most, length(i) - token)) * kv_heads;
-  int64_t limit = INT64_MAX;
-  if (threads > 1) limit = std::max(kPositionsAPart, ceil_div(positions, threads * 4));
+  const bool shared = threads > 1;
+  const int64_t share = ceil_div(positions, threads * 4);
 
   AttentionPlan plan{nullptr, 0, nullptr, 0, 0, most * group};
   for (int pass = 0; pass < 2; ++pass) {
@@ -77,9 +81,7 @@ inline AttentionPlan plan_attention(Scratch& scratch, const LmSequences& sequenc
       for (int64_t token = 0; token < length(i); token += most) {
         int64_t tokens = std::min(most, length(i) - token);
         int64_t end = end_of(i, token, tokens);
-        int64_t parts = limit >= end ? 1 : ceil_div(end, limit);
-        int64_t part = ceil_div(ceil_div(end, parts), kPositionsATile) * kPositionsATile;
-        parts = ceil_div(end, part);
+        const int64_t parts = shared && end > share ? ceil_div(end, kPositionsAPart) : 1;
         for (int64_t head = 0; head < kv_heads; ++head) {
           if (parts > 1) {
             if (pass) plan.merge[plan.merges] = {plan.works, parts};
@@ -87,8 +89,9 @@ inline AttentionPlan plan_attention(Scratch& scratch, const LmSequences& sequenc
           }
           for (int64_t p = 0; p < parts; ++p) {
             if (pass)
-              plan.work[plan.works] = {i, head, token, tokens, p * part, std::min(end, (p + 1) * part),
-                                       parts > 1 ? plan.partials : -1};
+              plan.work[plan.works] = parts > 1 ? Work{i, head, token, tokens, p * kPositionsAPart,
+                                                       std::min(end, (p + 1) * kPositionsAPart), plan.partials}
+                                                : Work{i, head, token, tokens, 0, end, -1};
             ++plan.works;
             if (parts > 1) ++plan.partials;
           }
@@ -102,7 +105,7 @@ inline AttentionPlan plan_attention(Scratch& scratch, const LmSequences& sequenc
   return plan;
 }
 
-// One thread's memory while it attends, and what a part of a cut context leaves behind.
+// One thread's memory while it attends.
 template <class Mode>
 struct AttentionRoom {
   using Operand = typename Mode::Operand;
@@ -115,6 +118,8 @@ struct AttentionRoom {
   int64_t out_stride;
   float* high;  // [rows], the largest score so far
   float* total;  // [rows], the sum of weights so far
+  float* sums;  // [rows, sum_stride], the parts so far: values, largest score, sum of weights
+  int64_t sum_stride;
 
   static AttentionRoom take(Scratch& scratch, const LmCache& cache, int64_t rows, int64_t threads) {
     AttentionRoom room;
@@ -128,6 +133,8 @@ struct AttentionRoom {
     room.out = scratch.take<float>(threads * rows * room.out_stride);
     room.high = scratch.take<float>(threads * rows);
     room.total = scratch.take<float>(threads * rows);
+    room.sum_stride = room.out_stride + 2 * kLanes;
+    room.sums = scratch.take<float>(threads * rows * room.sum_stride);
     return room;
   }
 
@@ -139,6 +146,7 @@ struct AttentionRoom {
     mine.out += thread * rows * out_stride;
     mine.high += thread * rows;
     mine.total += thread * rows;
+    mine.sums += thread * rows * sum_stride;
     return mine;
   }
 };
@@ -195,6 +203,29 @@ inline void soften(const Attention<Mode>& job, const AttentionRoom<Mode>& room, 
   room.total[row] += sum(total);
 }
 
+// What a part has come to, [out_stride] and two numbers, from the room's rows.
+template <class Mode>
+inline void put_part(const AttentionRoom<Mode>& room, int64_t row, float* to) {
+  const float* from = room.out + row * room.out_stride;
+  for (int64_t i = 0; i < room.out_stride; i += kLanes) store(to + i, load(from + i));
+  to[room.out_stride] = room.high[row];
+  to[room.out_stride + 1] = room.total[row];
+}
+
+// Adds the next part of a context to those before it. Not inlined: it must round alike wherever it is called.
+__attribute__((noinline)) inline void add_part(float* sums, const float* part, float part_high, float part_total,
+                                               int64_t stride) {
+  if (part_total == 0) return;  // wholly outside the window
+  const float high = std::max(sums[stride], part_high);
+  const float fade = sums[stride + 1] == 0 ? 0.0f : std::exp(sums[stride] - high);
+  const float part_fade = std::exp(part_high - high);
+  for (int64_t i = 0; i < stride; i += kLanes)
+    store(sums + i, load(sums + i) * splat(fade) + load(part + i) * splat(part_fade));
+  sums[stride] = high;
+  sums[stride + 1] = sums[stride + 1] * fade + part_total * part_fade;
+}
+
+// One part of one work's context, into the room.
 template <class Mode, class Q>
 void attend(const Attention<Mode>& job, const Work& work, const Work* next, const Q* q, int64_t q_stride,
             int64_t q_head, const AttentionRoom<Mode>& room) {
@@ -226,7 +257,8 @@ void attend(const Attention<Mode>& job, const Work& work, const Work* next, cons
   const bool few = rows <= kMaxRows;  // waits for memory, rather than the other way round
   int64_t begin = work.begin;
   if (job.window > 0) begin = std::max(begin, first - job.window + 1);
-  for (int64_t at = begin / size * size; at < work.end; at += tile) {
+  // From a multiple of a tile, whatever the window: a row's tiles are where they are for every chunk that it comes in.
+  for (int64_t at = begin / tile * tile; at < work.end; at += tile) {
     const int64_t stop = std::min(at + tile, work.end);
     const int64_t columns = ceil_div(stop - at, size) * size;
     for (int64_t c = 0; c < columns; c += size) {
@@ -271,28 +303,37 @@ void attention_stage(Member& member, const Attention<Mode>& job, const Attention
   const AttentionRoom<Mode> room = rooms.of(member.id(), plan.rows);
   const int64_t group = job.heads / job.cache.kv_heads;
   const int64_t dim = job.cache.value_dim;
-  const int64_t stride = room.out_stride + 2 * kLanes;  // a partial row: values, largest score, sum of weights
-  auto place = [&](const Work& work, int64_t row) {
+  const int64_t stride = room.sum_stride;
+  auto finish = [&](const Work& work, int64_t row, const float* sums) {
     int64_t token = job.sequences.first_row[work.sequence] + work.token + row / group;
-    return out + token * out_stride + (work.head * group + row % group) * dim;
+    Out* to = out + token * out_stride + (work.head * group + row % group) * dim;
+    Vec factor = splat(1.0f / sums[room.out_stride + 1]);
+    for (int64_t i = 0; i < dim; i += kLanes) store_part(to + i, load(sums + i) * factor, dim - i);
   };
   member.each_ahead(plan.works, [&](int64_t task, int64_t next) {
     const Work& work = plan.work[task];
-    attend(job, work, next < plan.works ? &plan.work[next] : nullptr, q, q_stride, q_head,
-           room);
-    for (int64_t row = 0; row < work.tokens * group; ++row) {
-      const float* from = room.out + row * room.out_stride;
-      if (work.partial < 0) {
-        Vec factor = splat(1.0f / room.total[row]);
-        Out* to = place(work, row);
-        for (int64_t i = 0; i < dim; i += kLanes) store_part(to + i, load(from + i) * factor, dim - i);
-      } else {
-        float* to = partials + (work.partial * plan.rows + row) * stride;
-        for (int64_t i = 0; i < dim; i += kLanes) store(to + i, load(from + i));
-        to[room.out_stride] = room.high[row];
-        to[room.out_stride + 1] = room.total[row];
+    const Work* after = next < plan.works ? &plan.work[next] : nullptr;
+    const int64_t rows = work.tokens * group;
+    if (work.partial >= 0) {
+      attend(job, work, after, q, q_stride, q_head, room);
+      for (int64_t row = 0; row < rows; ++row) put_part(room, row, partials + (work.partial * plan.rows + row) * stride);
+      return;
+    }
+    Work part = work;
+    for (part.begin = work.begin; part.begin < work.end; part.begin += kPositionsAPart) {
+      part.end = std::min(part.begin + kPositionsAPart, work.end);
+      attend(job, part, part.end == work.end ? after : nullptr, q, q_stride, q_head, room);
+      for (int64_t row = 0; row < rows; ++row) {
+        float* sums = room.sums + row * stride;
+        if (part.begin == work.begin) {
+          put_part(room, row, sums);
+        } else {
+          float* mine = room.out + row * room.out_stride;
+          add_part(sums, mine, room.high[row], room.total[row], room.out_stride);
+        }
       }
     }
+    for (int64_t row = 0; row < rows; ++row) finish(work, row, room.sums + row * stride);
   });
   if (plan.merges == 0) return;
   member.each(plan.merges, [&](int64_t task) {
@@ -300,28 +341,16 @@ void attention_stage(Member& member, const Attention<Mode>& job, const Attention
     const Work& work = plan.work[merge.work];
     for (int64_t row = 0; row < work.tokens * group; ++row) {
       auto part = [&](int64_t p) { return partials + ((work.partial + p) * plan.rows + row) * stride; };
-      float high = part(0)[room.out_stride];
-      for (int64_t p = 1; p < merge.parts; ++p) high = std::max(high, part(p)[room.out_stride]);
-      float total = 0;
-      for (int64_t i = 0; i < room.out_stride; i += kLanes) store(room.out + i, Vec{});
-      for (int64_t p = 0; p < merge.parts; ++p) {
-        const float* from = part(p);
-        if (from[room.out_stride + 1] == 0) continue;  // wholly outside the window
-        float fade = std::exp(from[room.out_stride] - high);
-        total += fade * from[room.out_stride + 1];
-        for (int64_t i = 0; i < dim; i += kLanes)
-          store(room.out + i, load(room.out + i) + load(from + i) * splat(fade));
-      }
-      Vec factor = splat(1.0f / total);
-      Out* to = place(work, row);
-      for (int64_t i = 0; i < dim; i += kLanes) store_part(to + i, load(room.out + i) * factor, dim - i);
+      for (int64_t p = 1; p < merge.parts; ++p)
+        add_part(part(0), part(p), part(p)[room.out_stride], part(p)[room.out_stride + 1], room.out_stride);
+      finish(work, row, part(0));
     }
   });
 }
 
 template <class Mode>
 inline float* take_partials(Scratch& scratch, const AttentionPlan& plan, const AttentionRoom<Mode>& room) {
-  return scratch.take<float>(plan.partials * plan.rows * (room.out_stride + 2 * kLanes));
+  return scratch.take<float>(plan.partials * plan.rows * room.sum_stride);
 }
 
 template <class Mode>

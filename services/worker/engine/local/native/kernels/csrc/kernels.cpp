@@ -1,5 +1,4 @@
 // The library's functions for one mode. Compiled once for each, with LM_MODE (a class of microkernel.h) and LM_SUFFIX.
-#include <chrono>
 #include <system_error>
 
 #include "attention.h"
@@ -40,19 +39,26 @@ int LM_NAME(norm)(const LmNorm* job) { return guarded(lm::norm<Mode>, job); }
 int LM_NAME(forward)(const LmForward* job) { return guarded(lm::forward<Mode>, job); }
 int LM_NAME(argmax)(const LmArgmax* job) { return guarded(lm::argmax<Mode>, job); }
 
-// Seconds that `repeats` products of cached operands take on one thread: which mode multiplies faster here.
-double LM_NAME(seconds)(int64_t repeats) {
-  constexpr int64_t kSteps = 64;
-  static Mode::Operand a[lm::kMaxRows * kSteps * Mode::kStep];
-  static Mode::Weight b[lm::kMaxBlocks * lm::kLanes * kSteps * Mode::kStep];
-  static float c[lm::kMaxRows * lm::kMaxBlocks * lm::kLanes];
-  auto from = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < repeats; ++i)
-    lm::multiply<Mode>(lm::kMaxRows, lm::kMaxBlocks, kSteps, a, kSteps * Mode::kStep, b,
-                       lm::kLanes * kSteps * Mode::kStep, c, lm::kMaxBlocks * lm::kLanes, true);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
-}
-
 int64_t LM_NAME(lanes)() { return lm::kLanes; }
+
+// structs.py mirrors types.h by hand: held against each other when the library is loaded.
+#define LM_SIZE_OF(name) int64_t LM_NAME(size_of_##name)() { return sizeof(Lm##name); }
+LM_SIZE_OF(Segment)
+LM_SIZE_OF(Site)
+LM_SIZE_OF(AdapterPart)
+LM_SIZE_OF(AdapterSite)
+LM_SIZE_OF(Run)
+LM_SIZE_OF(Runs)
+LM_SIZE_OF(Pack)
+LM_SIZE_OF(Linear)
+LM_SIZE_OF(Cache)
+LM_SIZE_OF(Sequences)
+LM_SIZE_OF(Attention)
+LM_SIZE_OF(Rope)
+LM_SIZE_OF(Norm)
+LM_SIZE_OF(Layer)
+LM_SIZE_OF(Turns)
+LM_SIZE_OF(Forward)
+LM_SIZE_OF(Argmax)
 
 }  // extern "C"

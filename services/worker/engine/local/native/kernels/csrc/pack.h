@@ -21,7 +21,7 @@ inline int64_t block_of(int64_t depth) {
 template <class Mode>
 void pack(const LmPack& job) {
   using Weight = typename Mode::Weight;
-  const Weight* from = static_cast<const Weight*>(job.from);
+  const Weight* from = static_cast<const Weight*>(job.source);
   int64_t block = block_of<Mode>(job.k);
   for (int64_t n = 0; n < job.n; ++n) {
     int64_t column = job.to_column + n;

@@ -118,10 +118,12 @@ inline float highest(Vec value) {
 }
 
 // e^x to about 2 ulp, after Cephes: x = n ln 2 + r, a polynomial in r, and 2^n through the exponent bits. What is
-// below the smallest normal number becomes about 1e-38, and what would overflow the largest power of two.
+// below the smallest normal number becomes about 1e-38, and what would overflow the largest power of two. NaN stays
+// NaN: each comparison is false for it and keeps x, and one that arithmetic makes has no bits that the shift would move
+// into its exponent.
 inline Vec exponential(Vec x) {
-  x = x > splat(-87.3f) ? x : splat(-87.3f);
-  x = x < splat(88.3f) ? x : splat(88.3f);
+  x = x < splat(-87.3f) ? splat(-87.3f) : x;
+  x = x > splat(88.3f) ? splat(88.3f) : x;
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
   Vec n = x * splat(1.44269504088896341f) + magic;
   VecI whole = reinterpret_cast<VecI>(n);
@@ -141,8 +143,9 @@ inline Vec hyperbolic_tangent(Vec x) {
   return splat(1.0f) - splat(2.0f) / (exponential(x * splat(2.0f)) + splat(1.0f));
 }
 
-// Zero where e^-x would leave the range of `exponential`; the true value is below 1e-36 there.
-inline Vec silu(Vec x) { return x > splat(-88.0f) ? x / (splat(1.0f) + exponential(-x)) : Vec{}; }
+// Zero where e^-x would leave the range of `exponential`, and the true value is below 1e-36; NaN for minus infinity, as in
+// torch.
+inline Vec silu(Vec x) { return x < splat(-88.0f) ? x - x : x / (splat(1.0f) + exponential(-x)); }
 
 inline Vec gelu_tanh(Vec x) {
   Vec inner = splat(0.7978845608028654f) * (x + splat(0.044715f) * x * x * x);

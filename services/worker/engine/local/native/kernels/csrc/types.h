@@ -52,7 +52,7 @@ struct LmRuns {
 };
 
 struct LmPack {
-  const void* from;  // [n, k] in the storage type
+  const void* source;  // [n, k] in the storage type
   int64_t row_stride;
   int64_t column_stride;
   int64_t n;

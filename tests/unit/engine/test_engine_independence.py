@@ -1,0 +1,94 @@
+"""A seeded request's tokens and log probabilities, bit for bit: alone, in a crowd, at any number of threads, however its prompt
+came into the cache."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.worker.engine.local import engine_config
+from services.worker.engine.local.local_engine import LocalEngine
+from tests.support.engine import Answer, answer, files_of, running_engine
+from tests.support.models import write_random_adapter, write_tiny_base
+
+CONTEXT = 4096
+# Beyond a thousand positions, and no multiple of anything.
+PROMPT = [3 + (place * 7919) % 380 for place in range(1_237)]
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "seed": 42, "max_tokens": 40, "logprobs": 3}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_tiny_base(tmp_path_factory.mktemp("base"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": CONTEXT}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_adapter(tmp_path_factory.mktemp("adapters") / "a", base, rank=5, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine takes no more than the machine has; here three are to meet on whatever there is."""
+    monkeypatch.setattr(engine_config, "most_threads", lambda: 64)
+
+
+def prompt_of(number: int, length: int) -> list[int]:
+    return [3 + (place * 31 + number) % 380 for place in range(length)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_its_company_its_threads_and_its_chunks_change_no_bit(
+    base: Path, adapter: Path, dtype: str
+) -> None:
+    seen: dict[str, list[Answer]] = {"base": [], "adapter": []}
+
+    async def ask(engine: LocalEngine, name: str | None) -> Answer:
+        return await answer(engine, PROMPT, adapter=name, **SAMPLING)
+
+    for threads, prefill in ((1, 512), (2, 512), (3, 100)):
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "threads": threads,
+            "prefill_tokens": prefill,
+            "kv_tokens": 12_288,
+        }
+        async with running_engine(base, **options) as engine, engine.adapter(files_of(adapter)):
+            for kind, name in (("base", None), ("adapter", adapter.name)):
+                seen[kind].append(await ask(engine, name))
+                # Its prompt is there already, all but the last block.
+                again = await ask(engine, name)
+                assert again.cached_tokens >= len(PROMPT) - 32
+                seen[kind].append(again)
+            crowd = [
+                answer(engine, prompt_of(number, length), adapter=name, temperature=1.0, max_tokens=60)
+                for number, length in enumerate((5, 700, 40, 300, 1_100))
+                for name in (None, adapter.name)
+            ]
+            among = asyncio.gather(ask(engine, None), ask(engine, adapter.name), *crowd)
+            by_base, by_adapter, *_ = await among
+            seen["base"].append(by_base)
+            seen["adapter"].append(by_adapter)
+    for answers in seen.values():
+        assert len({tuple(one.token_ids) for one in answers}) == 1
+        assert all(one.logprobs == answers[0].logprobs for one in answers)
+    assert seen["base"][0].token_ids != seen["adapter"][0].token_ids
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_a_sequence_that_had_to_make_room_goes_on_as_it_would_have(base: Path, dtype: str) -> None:
+    prompts = [prompt_of(number, 600) for number in range(3)]
+    sampling: dict[str, Any] = {"temperature": 1.0, "seed": 7, "max_tokens": 200, "logprobs": 0}
+    async with running_engine(base, dtype=dtype, threads=2, kv_tokens=8_192) as engine:
+        expected = [await answer(engine, prompt, **sampling) for prompt in prompts]
+    # Room for two and a half of them: the youngest is put back, and computed anew.
+    async with running_engine(base, dtype=dtype, threads=2, kv_tokens=2_000, prefix_cache=False) as engine:
+        got = await asyncio.gather(*(answer(engine, prompt, **sampling) for prompt in prompts))
+        assert engine.stats().preemptions_total > 0
+    assert [one.token_ids for one in got] == [one.token_ids for one in expected]
+    assert [one.logprobs for one in got] == [one.logprobs for one in expected]
