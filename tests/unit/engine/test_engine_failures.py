@@ -1,7 +1,7 @@
 """What goes wrong with one sequence ends that one, and the engine goes on."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from services.worker.engine.interface import EngineStoppedError
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.engine_config import EngineConfig
 from services.worker.engine.local.local_engine import LocalEngine
+from services.worker.engine.local.runner import Runner
 from services.worker.engine.local.schedule.scheduler import StepChunk
 from tests.support.engine import (
     answer,
@@ -106,24 +107,73 @@ async def test_what_a_broken_sequence_leaves_in_its_blocks_reaches_nobody(
         assert await answers(engine, prompts) == before
 
 
-async def test_a_failed_step_ends_those_who_took_part_and_the_engine_goes_on(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def failing_where(engine: LocalEngine, fails: Callable[[StepChunk[LoadedAdapter]], bool]) -> Runner:
+    """The engine's runner, whose steps fail where a chunk of theirs does."""
+    runner = engine._loop._runner
+    run = runner.run
+
+    def run_or_fail(chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
+        if any(fails(chunk) for chunk in chunks):
+            raise torch.OutOfMemoryError
+        return run(chunks)
+
+    runner.run = run_or_fail  # type: ignore[method-assign]
+    return runner
+
+
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+async def test_of_a_step_that_fails_only_who_fails_alone_is_ended(base: Path, kernels: str) -> None:
+    async with running_engine(base, kernels=kernels) as engine:
+        expected = await answers(engine, PROMPTS, temperature=1.0, seed=3)
+        failing_where(
+            engine, lambda chunk: chunk.sequence.prompt_length == 17 and chunk.sequence.output_length == 5
+        )
+        results = await asyncio.gather(
+            *(answer(engine, prompt, temperature=1.0, seed=3) for prompt in PROMPTS), return_exceptions=True
+        )
+        assert isinstance(results[2], EngineStoppedError)
+        others = [place for place in range(len(PROMPTS)) if place != 2]
+        assert [getattr(results[place], "token_ids", None) for place in others] == [
+            expected[place] for place in others
+        ]
+        assert not engine.failed.done()
+        await assert_all_is_free(engine)
+
+
+async def test_a_step_too_large_for_the_device_is_done_in_parts(base: Path) -> None:
     async with running_engine(base) as engine:
+        expected = await answers(engine, PROMPTS)
         runner = engine._loop._runner
         run = runner.run
 
-        def run_and_fail(chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
-            if any(chunk.sequence.output_length == 5 for chunk in chunks):
-                raise torch.OutOfMemoryError
+        def small_steps_only(chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
+            if len(chunks) > 1:
+                raise MemoryError
             return run(chunks)
 
-        monkeypatch.setattr(runner, "run", run_and_fail)
-        results = await asyncio.gather(
-            *(answer(engine, prompt) for prompt in PROMPTS), return_exceptions=True
-        )
-        assert [type(one) for one in results] == [EngineStoppedError] * len(PROMPTS)
-        monkeypatch.undo()
+        runner.run = small_steps_only  # type: ignore[method-assign]
+        assert await answers(engine, PROMPTS) == expected
+
+
+async def test_an_engine_whose_steps_only_fail_says_so(base: Path) -> None:
+    """Else its worker would look idle, and be sent all there is."""
+    async with running_engine(base) as engine:
+        failing_where(engine, lambda _: True)
+        for _ in range(3):
+            with pytest.raises(EngineStoppedError):
+                await answer(engine, PROMPTS[1])
+        with pytest.raises(EngineStoppedError):
+            await asyncio.wait_for(asyncio.shield(engine.failed), 5)
+
+
+async def test_requests_that_fail_one_after_another_do_not_end_an_engine_that_is_well(base: Path) -> None:
+    async with running_engine(base) as engine:
+        failing_where(engine, lambda chunk: chunk.sequence.prompt_length == 5)
+        for _ in range(10):
+            with pytest.raises(EngineStoppedError, match="step failed"):
+                await answer(engine, PROMPTS[1])
+        assert not engine.failed.done()
+        await answer(engine, PROMPTS[2])
         await assert_all_is_free(engine)
 
 

@@ -7,24 +7,33 @@ from dataclasses import replace
 from queue import SimpleQueue
 
 import torch
-from torch import Tensor
 
 from services.common.logs import get_logger
 from services.worker.engine.interface import (
     EngineOutput,
+    EngineRequest,
     EngineStoppedError,
     Finish,
     NotFiniteError,
+    Sampling,
     StepStats,
 )
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
-from services.worker.engine.local.output_streams import Outbox
+from services.worker.engine.local.output_streams import Outbox, OutputStream
 from services.worker.engine.local.runner import Runner
 from services.worker.engine.local.sampler import Sampled, SampleRow, sample
 from services.worker.engine.local.schedule.scheduler import Scheduler, StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 
 _log = get_logger(__name__)
+
+# Steps one after another of which nothing came, after which the engine doubts itself.
+_BARREN_STEPS = 3
+_PROBE = EngineRequest("probe", "", (0,), Sampling(max_tokens=1, temperature=0.0, ignore_eos=True))
+
+
+class EngineBrokenError(Exception):
+    """Not even a token of the base can be computed: nothing that comes will be."""
 
 
 class EngineLoop:
@@ -38,7 +47,7 @@ class EngineLoop:
         *,
         on_failure: Callable[[], None],
     ) -> None:
-        """`on_failure` is called on the engine's thread when a defect of the loop itself has ended it."""
+        """`on_failure` is called on the engine's thread when it can compute no more, or a defect of the loop has ended it."""
         self._scheduler = scheduler
         self._runner = runner
         self._outbox = outbox
@@ -46,6 +55,8 @@ class EngineLoop:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._ended = False
+        self._barren_steps = 0
+        self._probe: Sequence[LoadedAdapter] | None = None
         self._ending = threading.Lock()
         self._counts = StepStats(kv_blocks=scheduler.pool.total)
         self.stats = replace(self._counts)
@@ -70,19 +81,51 @@ class EngineLoop:
         self._thread.join()
 
     def step(self) -> None:
-        """One round: schedule, run, postprocess. A failure ends the sequences that took part, and no others."""
+        """One round: schedule, run, postprocess. A failure ends the sequence that fails alone, and no others.
+
+        Raises EngineBrokenError once nothing can be computed any more.
+        """
         started = time.monotonic()
         chunks = self._scheduler.schedule()
         self._count_step(chunks, started)
+        self._barren_steps += 1
+        self._compute(chunks)
+        if self._barren_steps >= _BARREN_STEPS and self._probe is None:
+            # Their requests' fault, or the device's? A token of the base with nothing to it tells.
+            self._probe = Sequence(_PROBE, None, frozenset(), OutputStream())
+            self._scheduler.add(self._probe)
+        self._counts.step_seconds_total += time.monotonic() - started
+
+    def _compute(self, chunks: list[StepChunk[LoadedAdapter]]) -> None:
+        """Run chunks and advance their sequences; where that fails, each half by itself."""
         try:
             logits = self._runner.run(chunks)
-            self._postprocess(chunks, logits)
-        except Exception as error:  # out of memory, a defect: whatever it is, the others go on
+            sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+            rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
+            sampled = sample(logits, rows, self._runner.likeliest)
+        except (
+            Exception
+        ) as error:  # out of memory, a defect: nothing has been appended, the blocks are as they were
             _log.exception("engine_step_failed", error=type(error).__name__, sequences=len(chunks))
             self._counts.failed_steps_total += 1
-            for chunk in chunks:
-                self._end(chunk.sequence, EngineStoppedError("the step failed"))
-        self._counts.step_seconds_total += time.monotonic() - started
+            if len(chunks) > 1:
+                half = len(chunks) // 2
+                self._compute(chunks[:half])
+                self._compute(chunks[half:])
+                return
+            if chunks[0].sequence is self._probe:
+                raise EngineBrokenError from error
+            self._end(chunks[0].sequence, EngineStoppedError("the step failed"))
+            return
+        self._barren_steps = 0
+        for chunk in chunks:
+            self._scheduler.computed(chunk)
+        for sequence, one in zip(sampling, sampled, strict=True):
+            if sequence is self._probe:
+                self._probe = None
+                self._scheduler.remove(sequence)
+            else:
+                self._advance(sequence, one)
 
     def _run(self) -> None:
         torch.set_num_threads(self._runner.torch_threads)
@@ -92,7 +135,7 @@ class EngineLoop:
                 if self._scheduler.has_work and not self._stopping:
                     self.step()
                 self._publish()
-        except Exception:  # a defect of the loop itself: nobody may be left waiting for it
+        except Exception:  # broken, or a defect of the loop itself: nobody may be left waiting for it
             _log.exception("engine_loop_failed")
             self._on_failure()
         finally:
@@ -110,17 +153,9 @@ class EngineLoop:
         counts.steps_total += 1
         counts.step_sequences_total += len(chunks)
         for chunk in chunks:
-            if not chunk.sequence.begun:
+            if not chunk.sequence.begun and chunk.sequence is not self._probe:
                 counts.admitted_total += 1
                 counts.queue_seconds_total += now - chunk.sequence.arrived
-
-    def _postprocess(self, chunks: list[StepChunk[LoadedAdapter]], logits: Tensor) -> None:
-        for chunk in chunks:
-            self._scheduler.computed(chunk)
-        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-        rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
-        for sequence, sampled in zip(sampling, sample(logits, rows, self._runner.likeliest), strict=True):
-            self._advance(sequence, sampled)
 
     def _advance(self, sequence: Sequence[LoadedAdapter], sampled: Sampled | None) -> None:
         """Append a token to its sequence, or end the sequence."""
