@@ -112,7 +112,7 @@ class Generate:
         """Encode the prompt, check what depends on the model, fill in what is not given."""
         encoder = await self._tokenizers.encoder(target.base)
         extras = await self._extras.get(target.extras_sha256)
-        ids = await encoder.encode(prompt, extras)
+        ids = await encoder.encode(prompt, extras, account=principal.member())
         context = target.context_length
         # The model's rows; the tokenizer may leave some unused, which an adapter may have trained.
         vocabulary = target.base.vocabulary_size or encoder.vocabulary

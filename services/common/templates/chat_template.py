@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -69,14 +70,28 @@ class ChatTemplate:
         return text
 
 
-def names_used(source: str) -> frozenset[str]:
-    """The variables that a template looks up. Raises ChatTemplateError for what is no template."""
+@dataclass(frozen=True)
+class TemplateWords:
+    """What a template says, as far as it can be seen without rendering it."""
+
+    names: frozenset[str]
+    """The variables that it looks up."""
+    text: str
+    """All its literal text, pieces apart by a NUL."""
+
+
+def words_of(source: str) -> TemplateWords:
+    """Raises ChatTemplateError for what is no template."""
     try:
-        return frozenset(jinja2.meta.find_undeclared_variables(_environment().parse(source)))
+        tree = _environment().parse(source)
+        names = frozenset(jinja2.meta.find_undeclared_variables(tree))
     except jinja2.TemplateSyntaxError as error:
         raise ChatTemplateError(f"line {error.lineno}: {error.message}") from error
     except RecursionError as error:
         raise ChatTemplateError("it is nested too deeply") from error
+    texts = [data.data for data in tree.find_all(jinja2.nodes.TemplateData)]
+    texts += [one.value for one in tree.find_all(jinja2.nodes.Const) if isinstance(one.value, str)]
+    return TemplateWords(names, "\0".join(texts))
 
 
 class _Generation(jinja2.ext.Extension):
@@ -85,8 +100,13 @@ class _Generation(jinja2.ext.Extension):
     tags = {"generation"}  # noqa: RUF012 - jinja declares it as an instance's
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        # What is set in it stays in it, as in transformers' block.
+        return [
+            jinja2.nodes.Scope(
+                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+            )
+        ]
 
 
 class _Namespace(jinja2.utils.Namespace):

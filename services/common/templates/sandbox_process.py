@@ -1,8 +1,8 @@
 """The process in which templates of strangers are compiled and rendered: `python -m` this, asked through its pipes.
 
-A frame is the length of what follows, four bytes, big end first, and a JSON object. Asked to `render`, it answers with
-a `text`; asked to `check`, with the `names` that the template looks up; and with an `error` where a template refuses or
-is none. One that takes more than its seconds of CPU ends the process: that is the kernel's signal, which waits for no
+A frame is the length of what follows, four bytes, big end first, and a JSON object. It says that it is `ready`. Asked to
+`render`, it answers with a `text`; asked to `check`, with the `names` that the template looks up and the `words` that it
+writes; and with an `error` where a template refuses or is none. One that takes more than its seconds of CPU ends the process: that is the kernel's signal, which waits for no
 line of Python to end. A process that has grown says in its answer that it was its `last`.
 """
 
@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from services.common.templates.chat_template import ChatTemplate, ChatTemplateError, names_used
+from services.common.templates.chat_template import ChatTemplate, ChatTemplateError, words_of
 
 LENGTH = struct.Struct(">I")
 MEMORY_BYTES = 512 * 1024**2
@@ -40,6 +40,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(encode({"ready": True}))
+    answers.flush()
     while (question := _read(questions)) is not None:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         answer = _answer(question)
@@ -68,7 +70,8 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
     try:
         template = _compiled(question["source"], tuple(sorted(question["special_tokens"].items())))
         if question["ask"] == "check":
-            return {"names": sorted(names_used(question["source"]))}
+            words = words_of(question["source"])
+            return {"names": sorted(words.names), "words": words.text}
         return {"text": template.render(question["messages"])}
     except ChatTemplateError as error:
         return {"error": str(error)[:1_000]}

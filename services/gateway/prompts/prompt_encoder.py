@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 
 from services.common import errors
-from services.common.templates.chat_template import ChatTemplate, ChatTemplateError
+from services.common.templates.chat_template import ChatTemplate, ChatTemplateError, words_of
 from services.common.templates.template_sandbox import TemplateCostError, TemplateSandbox
 from services.gateway.request import ChatMessage, ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
@@ -57,16 +57,20 @@ class PromptEncoder:
         self._template = (
             ChatTemplate(files.chat_template, files.special_tokens) if files.chat_template else None
         )
+        used = words_of(files.chat_template).names
+        self._used_tokens = {name: content for name, content in files.special_tokens.items() if name in used}
         self.vocabulary = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         """Token ids are below this."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         self.special_tokens = frozenset(token.content for token in added if token.special)
         """Tokens that stand for no text."""
 
-    async def encode(self, prompt: Prompt, extras: RepoExtras = NO_EXTRAS) -> tuple[int, ...]:
-        """The prompt's token ids; a heavy one is encoded in a thread. A chat is rendered with `extras`' template, if any.
+    async def encode(
+        self, prompt: Prompt, extras: RepoExtras = NO_EXTRAS, *, account: str = ""
+    ) -> tuple[int, ...]:
+        """The prompt's token ids; a heavy one is encoded in a thread.
 
-        Text gets the special tokens that the tokenizer adds by itself; a chat has those that its template
+        A chat is rendered with the template of `extras`, if any, on behalf of `account`. Text gets the special tokens that the tokenizer adds by itself; a chat has those that its template
         writes. Raises InvalidFieldError for a conversation that the template refuses, PreconditionError for a template
         that takes more time or memory than one may, and UnavailableError where it cannot be rendered now.
         """
@@ -76,7 +80,7 @@ class PromptEncoder:
             case TextPrompt():
                 text, add_special_tokens = prompt.text, True
             case ChatPrompt():
-                text, add_special_tokens = await self._render(prompt, extras), False
+                text, add_special_tokens = await self._render(prompt, extras, account), False
         if len(text) <= _INLINE_CHARACTERS:
             return self._encode(text, add_special_tokens)
         return await asyncio.to_thread(self._encode, text, add_special_tokens)
@@ -86,12 +90,14 @@ class PromptEncoder:
         (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return tuple(encoding.ids)
 
-    async def _render(self, prompt: ChatPrompt, extras: RepoExtras) -> str:
+    async def _render(self, prompt: ChatPrompt, extras: RepoExtras, account: str) -> str:
         shown = f"{len(prompt.messages)} message{'s' if len(prompt.messages) > 1 else ''}"
         messages = [_values(message) for message in prompt.messages]
         try:
             if extras.chat_template and not self._is_the_bases(extras):
-                return await self._templates.render(extras.chat_template, extras.special_tokens, messages)
+                return await self._templates.render(
+                    extras.chat_template, extras.special_tokens, messages, owner=account
+                )
             if self._template is None:
                 raise errors.InvalidFieldError(
                     "chat",
@@ -119,8 +125,7 @@ class PromptEncoder:
     def _is_the_bases(self, extras: RepoExtras) -> bool:
         """Whether a repo's template is the base's own, as most are: the operator chose that one."""
         return (
-            extras.chat_template == self._files.chat_template
-            and extras.special_tokens == self._files.special_tokens
+            extras.chat_template == self._files.chat_template and extras.special_tokens == self._used_tokens
         )
 
 

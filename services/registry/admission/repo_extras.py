@@ -7,11 +7,12 @@ encoded with the base's. A template or an end token that needs tokens which the 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.common.adapters import strict_json
 from services.common.errors import InvalidFieldError
-from services.common.templates.chat_template import ChatTemplateError
+from services.common.templates.chat_template import ChatTemplateError, TemplateWords
 from services.common.templates.template_sandbox import TemplateSandbox
 from services.registry.bases import tokenizer_files
 from services.registry.bases.base_model import BaseModel
@@ -22,8 +23,10 @@ from services.registry.hub_reader import HubCommit, HubReader
 MAX_TEMPLATE_BYTES = 64 * 1024
 MAX_FILE_BYTES = 8 * 1024**2
 """Of a JSON file; and of a tokenizer.json the part that names added tokens."""
-MAX_END_TOKENS = 64
+MAX_TOKENS = 64
+"""Special tokens that a template looks up; and end tokens."""
 _MAX_TOKEN_BYTES = 256
+_MAX_TOKEN_ID = 1 << 31  # where a base's rows are not known
 
 _GENERATION_CONFIG = "generation_config.json"
 _ADDED_TOKENS = "added_tokens.json"
@@ -49,17 +52,20 @@ class ExtrasReader:
         own_tokens = await self._special_tokens(at, token, config)
         special_tokens = base.tokenizer.special_tokens if own_tokens is None else own_tokens
         field, template = await self._template(at, token, config)
-        # Those that the template has in its text, and those that it knows by a name.
-        names = await self._check(field, template)
-        used = {name: content for name, content in special_tokens.items() if name in names}
+        words = await self._check(field, template)
+        # The names that the template looks up are all that it can know.
+        used = {name: content for name, content in special_tokens.items() if name in words.names}
+        _check_used(used)
         end = (own_tokens or {}).get("eos_token", "")
         if template or end:
-            added = await self._added_tokens(at, token, config)
-            await asyncio.to_thread(_check_tokens, added, template, used, end, base)
+            place, added = await self._added_tokens(at, token, config)
+            # The base's own tokens are what they are.
+            needs = _Needs(words.text, {} if own_tokens is None else used, end)
+            await asyncio.to_thread(_check_tokens, place, added, needs, base)
         end_ids = _listed_ends(await self._read_json(at, _GENERATION_CONFIG, token), base)
         if end:
             end_ids.add(await asyncio.to_thread(_known_id, f"{TOKENIZER_CONFIG}: eos_token", end, base))
-        return RepoExtras(template, dict(special_tokens) if template else {}, tuple(sorted(end_ids)))
+        return RepoExtras(template, used, tuple(sorted(end_ids)))
 
     async def _template(self, at: HubCommit, token: str, config: Mapping[str, Any]) -> tuple[str, str]:
         """The template, after the name of the place that it is from: transformers prefers a file of its own."""
@@ -71,14 +77,14 @@ class ExtrasReader:
         else:
             field = f"{TOKENIZER_CONFIG}: chat_template"
             text = _parsed(field, lambda: tokenizer_files.chat_template(config.get("chat_template")))
-        size = len(text.encode(errors="replace"))
+        size = len(_parsed(field, text.encode))  # strictly: half a surrogate pair is no text
         if size > MAX_TEMPLATE_BYTES:
             raise _invalid(field, f"{size} bytes", f"at most {MAX_TEMPLATE_BYTES} bytes")
         return field, text
 
-    async def _check(self, field: str, template: str) -> frozenset[str]:
+    async def _check(self, field: str, template: str) -> TemplateWords:
         if not template:
-            return frozenset()
+            return TemplateWords(frozenset(), "")
         try:
             return await self._templates.check(template)
         except ChatTemplateError as error:
@@ -90,27 +96,29 @@ class ExtrasReader:
         """None where the repo has no tokenizer: a template alone is for the base's."""
         if TOKENIZER_CONFIG not in at.files and _SPECIAL_TOKENS not in at.files:
             return None
-        # The second file is how tokenizers were saved for years; the config's word counts.
-        older = await self._read_json(at, _SPECIAL_TOKENS, token)
-        found = tokenizer_files.special_tokens(older) | tokenizer_files.special_tokens(config)
-        for name, content in found.items():
-            size = len(content.encode(errors="replace"))
-            if size > _MAX_TOKEN_BYTES:
-                field = f"{TOKENIZER_CONFIG}: {name[:64]}"
-                raise _invalid(field, f"{size} bytes", f"at most {_MAX_TOKEN_BYTES} bytes")
+        found = tokenizer_files.special_tokens(config)
+        # For years tokens were in a file of their own, which counts where the config is of those years.
+        if "added_tokens_decoder" not in config:
+            found |= tokenizer_files.special_tokens(await self._read_json(at, _SPECIAL_TOKENS, token))
         return found
 
-    async def _added_tokens(self, at: HubCommit, token: str, config: Mapping[str, Any]) -> dict[str, int]:
-        """Ids of the repo's own added tokens by content, from wherever its version of transformers wrote them."""
+    async def _added_tokens(
+        self, at: HubCommit, token: str, config: Mapping[str, Any]
+    ) -> tuple[str, dict[str, int]]:
+        """Ids of the repo's own added tokens by content, after the name of where its transformers wrote them."""
         decoder = config.get("added_tokens_decoder")
         if decoder is not None:
-            return _parsed(f"{TOKENIZER_CONFIG}: added_tokens_decoder", lambda: _decoder_tokens(decoder))
-        older = await self._read_json(at, _ADDED_TOKENS, token)
-        found = {content: number for content, number in older.items() if strict_json.is_int(number)}
+            place = f"{TOKENIZER_CONFIG}: added_tokens_decoder"
+            return place, _parsed(place, lambda: _decoder_tokens(decoder))
         if TOKENIZER in at.files:
             data = await self._hub.read(at, TOKENIZER, token=token, length=MAX_FILE_BYTES)
-            found |= await asyncio.to_thread(_parsed, TOKENIZER, lambda: tokenizer_files.added_tokens(data))
-        return found
+            return TOKENIZER, await asyncio.to_thread(
+                _parsed, TOKENIZER, lambda: tokenizer_files.added_tokens(data)
+            )
+        older = await self._read_json(at, _ADDED_TOKENS, token)
+        return _ADDED_TOKENS, {
+            content: number for content, number in older.items() if strict_json.is_int(number)
+        }
 
     # Any: JSON values.
     async def _read_json(self, at: HubCommit, name: str, token: str) -> dict[str, Any]:
@@ -119,29 +127,63 @@ class ExtrasReader:
             return {}
         _check_size(at, name, MAX_FILE_BYTES)
         data = await self._hub.read(at, name, token=token, length=MAX_FILE_BYTES)
-        return await asyncio.to_thread(_parsed, name, lambda: strict_json.parse_object(data))
+        return await asyncio.to_thread(_parsed, name, lambda: _object(data))
+
+
+def _object(data: bytes) -> dict[str, Any]:  # Any: JSON values
+    """As leniently as transformers reads it: nothing of it is computed with."""
+    value = json.loads(data.decode("utf-8-sig"))
+    if not isinstance(value, dict):
+        raise TypeError(f"it is a {type(value).__name__}, not an object")
+    return value
 
 
 def _decoder_tokens(decoder: object) -> dict[str, int]:
     if not isinstance(decoder, dict):
-        raise TypeError("an object from token id to token")
-    return {str(token["content"]): int(number) for number, token in decoder.items()}
+        raise TypeError("it is no object from token id to token")
+    return tokenizer_files.tokens_by_content((int(number), token) for number, token in decoder.items())
 
 
-def _check_tokens(
-    added: Mapping[str, int], template: str, used: Mapping[str, str], end: str, base: BaseModel
-) -> None:
+def _check_used(tokens: Mapping[str, str]) -> None:
+    if len(tokens) > MAX_TOKENS:
+        raise _invalid(
+            TOKENIZER_CONFIG, f"{len(tokens)} special tokens", f"at most {MAX_TOKENS} in a template"
+        )
+    for name, content in tokens.items():
+        field = f"{TOKENIZER_CONFIG}: {name[:64]}"
+        size = max(len(_parsed(field, name.encode)), len(_parsed(field, content.encode)))
+        if size > _MAX_TOKEN_BYTES:
+            raise _invalid(field, f"{size} bytes", f"at most {_MAX_TOKEN_BYTES} bytes")
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Where tokens of a repo matter."""
+
+    text: str
+    """What its template writes. What that puts together of pieces is not seen."""
+    used: Mapping[str, str]
+    """Special tokens that the template looks up, by name."""
+    end: str
+    """The end of a turn; empty where there is none."""
+
+
+def _check_tokens(place: str, added: Mapping[str, int], needs: _Needs, base: BaseModel) -> None:
     """Raise for a token of the repo's that prompts or ends would need, and that is none, or another, in the base."""
     known = base.tokenizer.added_tokens
     for content, number in added.items():
-        if known.get(content) == number or not content:
-            continue
-        if content in template or content in used.values() or content == end:
-            raise _unknown(TOKENIZER if content in template else TOKENIZER_CONFIG, content, number, base)
-    for name, content in used.items():
+        if (
+            content
+            and known.get(content) != number
+            and (content in needs.text or content in needs.used.values())
+        ):
+            raise _unknown(place, content, number, base)
+        # An end of turn is a number: what a text with it becomes does not matter.
+        if content == needs.end and content and _known_id(place, content, base) != number:
+            raise _unknown(place, content, number, base)
+    for name, content in needs.used.items():
         if content and content not in known:
-            # A plain piece of the base's vocabulary is text like any other.
-            _known_id(f"{TOKENIZER_CONFIG}: {name}", content, base)
+            raise _unknown(f"{TOKENIZER_CONFIG}: {name}", content, None, base)
 
 
 def _known_id(field: str, content: str, base: BaseModel) -> int:
@@ -158,13 +200,14 @@ def _listed_ends(config: Mapping[str, Any], base: BaseModel) -> set[int]:
     field = f"{_GENERATION_CONFIG}: eos_token_id"
     value = config.get("eos_token_id")
     listed = value if isinstance(value, list) else [] if value is None else [value]
-    if len(listed) > MAX_END_TOKENS:
-        raise _invalid(field, f"{len(listed)} ids", f"at most {MAX_END_TOKENS} ids")
+    if len(listed) > MAX_TOKENS:
+        raise _invalid(field, f"{len(listed)} ids", f"at most {MAX_TOKENS} ids")
     for one in listed:
         if not strict_json.is_int(one) or one < 0:
             raise _invalid(field, one, "a token id, or a list of them")
-        if base.vocabulary_size and one >= base.vocabulary_size:
-            bound = f"token ids below {base.vocabulary_size}, the rows of {base.name}; or {_WAY_OUT}"
+        rows = base.vocabulary_size or _MAX_TOKEN_ID
+        if one >= rows:
+            bound = f"token ids below {rows}, the rows of {base.name}; or {_WAY_OUT}"
             raise InvalidFieldError(field, one, bound, reason="ADAPTER_TOKENS_UNKNOWN")
     return set(listed)
 
@@ -178,8 +221,10 @@ def _parsed(field: str, parse: Callable[[], _Result]) -> _Result:
     try:
         return parse()
     except json.JSONDecodeError as error:
-        raise _invalid(field, str(error), "JSON, its added_tokens in the first MiB") from None
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise _invalid(
+            field, str(error), f"JSON, what is read of it in its first {MAX_FILE_BYTES} bytes"
+        ) from None
+    except (ValueError, TypeError, LookupError, RecursionError, OverflowError) as error:
         raise _invalid(field, str(error) or type(error).__name__, "as transformers writes it") from None
 
 

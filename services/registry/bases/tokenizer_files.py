@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from services.common.adapters import strict_json
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER = "tokenizer.json"
@@ -33,7 +35,9 @@ def chat_template(value: object) -> str:
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:  # Any: JSON values
     """Every `*_token` of a tokenizer's config: a string, or an object that has it as `content`."""
     found = {}
-    for key, value in config.items():
+    extra = config.get("extra_special_tokens")  # a model's own by name, as transformers 4 wrote them
+    named = extra if isinstance(extra, dict) else {}
+    for key, value in (*named.items(), *config.items()):
         content = value.get("content") if isinstance(value, dict) else value
         if key.endswith("_token") and isinstance(content, str):
             found[key] = content
@@ -51,10 +55,20 @@ def added_tokens(tokenizer_json: bytes) -> dict[str, int]:
     if begin is None:
         return {}
     tokens, _ = json.JSONDecoder().raw_decode(text, begin.end())
-    try:
-        return {str(token["content"]): int(token["id"]) for token in tokens}
-    except (TypeError, LookupError):
-        raise ValueError("added_tokens holds something without an id and a content") from None
+    return tokens_by_content(
+        (token.get("id") if isinstance(token, dict) else None, token) for token in tokens
+    )
+
+
+def tokens_by_content(tokens: Iterable[tuple[object, object]]) -> dict[str, int]:
+    """Ids by content, of ids and tokens. Raises ValueError where one is not what it should be."""
+    found = {}
+    for number, token in tokens:
+        content = token.get("content") if isinstance(token, dict) else None
+        if not isinstance(content, str) or not strict_json.is_int(number):
+            raise ValueError("it holds a token without an id or a content")
+        found[content] = cast("int", number)
+    return found
 
 
 def token_id(tokenizer_json: bytes, content: str) -> int | None:

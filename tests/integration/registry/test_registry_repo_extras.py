@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,19 @@ ADDED = {"258": {"content": "<|im_start|>"}, "259": {"content": "<|im_end|>", "s
         ({"special_tokens_map.json": {"eos_token": "<|im_end|>"}}, "", (IM_END,)),
         (
             {
-                "special_tokens_map.json": {"eos_token": "</s>"},
-                "tokenizer_config.json": {"eos_token": "<|im_end|>"},
+                "special_tokens_map.json": {"eos_token": "<|im_end|>"},
+                "tokenizer_config.json": {"eos_token": "</s>"},
             },
             "",
             (IM_END,),
+        ),
+        (
+            {
+                "special_tokens_map.json": {"eos_token": "<|im_end|>"},
+                "tokenizer_config.json": {"eos_token": None, "added_tokens_decoder": {}},
+            },
+            "",
+            (),
         ),
         ({"generation_config.json": {"eos_token_id": 7}}, "", (7,)),
         (
@@ -166,6 +175,30 @@ ADDED = {"258": {"content": "<|im_start|>"}, "259": {"content": "<|im_end|>", "s
         ),
         ({"added_tokens.json": {"[PAD]": 260}, "chat_template.jinja": STYLE.encode()}, STYLE, ()),
         ({"tokenizer.json": tokenizer("[PAD]").to_str().encode(), "chat_template.jinja": b"x"}, "x", ()),
+        # Tokens that no prompt has: in a comment, as a part of a keyword.
+        (
+            {
+                "chat_template.jinja": b"{# [PAD] #}{% if messages %}x{% endif %}",
+                "tokenizer_config.json": {
+                    "added_tokens_decoder": {"260": {"content": "[PAD]"}, "261": {"content": "mess"}}
+                },
+            },
+            "{# [PAD] #}{% if messages %}x{% endif %}",
+            (),
+        ),
+        # An end that is a word of the base's, added under the same id as transformers does.
+        (
+            {
+                "tokenizer_config.json": {
+                    "eos_token": "!",
+                    "added_tokens_decoder": {"0": {"content": "!", "special": True}},
+                }
+            },
+            "",
+            (0,),
+        ),
+        # As lenient as json.load, which transformers uses.
+        ({"tokenizer_config.json": b'{"eos_token": "x", "eos_token": "</s>", "p": NaN}'}, "", (257,)),
         # Editors of some systems put a byte order mark first.
         ({"tokenizer_config.json": b"\xef\xbb\xbf" + json.dumps({"eos_token": "</s>"}).encode()}, "", (257,)),
     ],
@@ -177,15 +210,29 @@ async def test_what_is_honoured(
     assert (extras.chat_template, extras.end_token_ids) == (template, ends)
 
 
+async def test_ids_beyond_what_a_message_holds_are_refused_where_a_bases_rows_are_not_known(
+    bench: Bench,
+) -> None:
+    bench.base = replace(bench.base, modules={})
+    with pytest.raises(ServiceError):
+        await bench.read({"generation_config.json": {"eos_token_id": 1 << 40}})
+
+
 async def test_a_template_alone_knows_the_bases_tokens_and_one_beside_a_tokenizer_knows_its_own(
     bench: Bench,
 ) -> None:
-    alone = await bench.read({"chat_template.jinja": STYLE.encode()})
+    source = (STYLE + "{{ bos_token }}{{ boi_token }}").encode()
+    alone = await bench.read({"chat_template.jinja": source})
     assert alone.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
-    beside = await bench.read(
-        {"chat_template.jinja": STYLE.encode(), "tokenizer_config.json": {"eos_token": "<|im_end|>"}}
-    )
-    assert beside.special_tokens == {"eos_token": "<|im_end|>"}
+    config = {"eos_token": "<|im_end|>", "extra_special_tokens": {"boi_token": "<|im_start|>"}}
+    beside = await bench.read({"chat_template.jinja": source, "tokenizer_config.json": config})
+    assert beside.special_tokens == {"eos_token": "<|im_end|>", "boi_token": "<|im_start|>"}
+
+
+async def test_of_special_tokens_only_those_are_kept_that_the_template_looks_up(bench: Bench) -> None:
+    config = {f"t{number}_token": "</s>" for number in range(100_000)} | {"eos_token": "</s>"}
+    extras = await bench.read({"chat_template.jinja": STYLE.encode(), "tokenizer_config.json": config})
+    assert extras.special_tokens == {"eos_token": "</s>"}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +252,30 @@ async def test_a_template_alone_knows_the_bases_tokens_and_one_beside_a_tokenize
         ({"tokenizer_config.json": b"{"}, "tokenizer_config.json"),
         ({"tokenizer_config.json": []}, "tokenizer_config.json"),
         ({"tokenizer_config.json": b'{"a":' * 9_000}, "tokenizer_config.json"),
-        ({"tokenizer_config.json": {"x_token": "y" * 300}}, "tokenizer_config.json: x_token"),
+        (
+            {"chat_template.jinja": b"{{ x_token }}", "tokenizer_config.json": {"x_token": "y" * 300}},
+            "tokenizer_config.json: x_token",
+        ),
+        (
+            {
+                "chat_template.jinja": "".join(f"{{{{t{n}_token}}}}" for n in range(65)).encode(),
+                "tokenizer_config.json": {f"t{n}_token": "</s>" for n in range(65)},
+            },
+            "tokenizer_config.json",
+        ),
+        # Half a surrogate pair, which is no text and fits into no message.
+        ({"tokenizer_config.json": {"chat_template": "\ud800 x"}}, "tokenizer_config.json: chat_template"),
+        (
+            {"chat_template.jinja": b"{{ x_token }}", "tokenizer_config.json": {"x_token": "\ud800"}},
+            "tokenizer_config.json: x_token",
+        ),
+        (
+            {
+                "chat_template.jinja": b"x",
+                "tokenizer.json": b'{"added_tokens": [{"id": 1e999, "content": "x"}]}',
+            },
+            "tokenizer.json",
+        ),
         (
             {"tokenizer_config.json": {"eos_token": "</s>", "added_tokens_decoder": {"x": {}}}},
             "tokenizer_config.json: added_tokens_decoder",
@@ -270,6 +340,7 @@ NEW = {"260": {"content": "<|turn|>", "special": True}}
             "259",
         ),
         ({"generation_config.json": {"eos_token_id": [2, ROWS]}}, str(ROWS)),
+        ({"generation_config.json": {"eos_token_id": 1 << 40}}, str(1 << 40)),
     ],
 )
 async def test_tokens_that_the_base_has_not_are_refused_where_they_are_needed(

@@ -14,7 +14,10 @@ from loramux.localhub import LocalHub, running
 from tests.support.registry import Registry, adapter_files, running_registry, running_worker
 
 REPO, NAME = "acme/styled", "acme/pirate"
-EXTRAS = {"chat_template.jinja": b"{{ messages }}", "generation_config.json": b'{"eos_token_id": [5, 7]}'}
+EXTRAS = {
+    "chat_template.jinja": b"{{ bos_token }}{{ messages }}",
+    "generation_config.json": b'{"eos_token_id": [5, 7]}',
+}
 
 
 @pytest.fixture
@@ -61,9 +64,9 @@ async def test_it_is_pinned_with_the_version_and_shown_and_told_to_gateways(
         await registry.create("pirate", REPO)
         made = await registry.until_state(NAME, pb.Deployment.STATE_RUNNING)
         assert made.serving.extras == pb.RepoExtras(
-            chat_template="{{ messages }}",
+            chat_template="{{ bos_token }}{{ messages }}",
             end_token_ids=[5, 7],
-            special_tokens={"bos_token": "<s>", "eos_token": "</s>"},
+            special_tokens={"bos_token": "<s>"},
             has_chat_template=True,
         )
         told = await route(registry)
@@ -99,7 +102,7 @@ async def test_its_owner_switches_to_the_bases_and_back(registry: Registry) -> N
         assert (await route(registry)).extras_sha256 == ""
         with_it = await updated(registry, use_base_template=False)
         assert (with_it.use_base_template, with_it.serving.number) == (False, 2)
-        assert with_it.serving.extras.chat_template == "{{ messages }}"
+        assert with_it.serving.extras.chat_template == "{{ bos_token }}{{ messages }}"
         # What is not said stays.
         assert (await updated(registry)).serving == with_it.serving
         assert not (await updated(registry, use_base_template=True)).serving.HasField("extras")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from services.common.errors import UnavailableError
+from services.common.templates import template_sandbox
 from services.common.templates.chat_template import MAX_TEXT, ChatTemplate, ChatTemplateError
 from services.common.templates.template_sandbox import TemplateCostError, TemplateSandbox
 from tests.support.gateway_clock import ManualClock
@@ -45,8 +47,13 @@ async def test_it_renders_what_the_process_itself_would(sandbox: TemplateSandbox
     assert await sandbox.render(SIMPLE, {}, MESSAGES) == ChatTemplate(SIMPLE, {}).render(MESSAGES)
 
 
-async def test_it_says_which_names_a_template_looks_up(sandbox: TemplateSandbox) -> None:
-    assert await sandbox.check(SIMPLE) == {"messages", "bos_token"}
+async def test_it_says_what_a_template_looks_up_and_writes(sandbox: TemplateSandbox) -> None:
+    source = (
+        "{# [PAD] #}{% if x == '<a>' %}<b>{{ m.role ~ '<c>' }}{% endif %}{% for m in messages %}{% endfor %}"
+    )
+    words = await sandbox.check(source)
+    assert words.names == {"x", "m", "messages"}
+    assert sorted(words.text.split("\0")) == ["<a>", "<b>", "<c>"]
 
 
 @pytest.mark.parametrize("source", COSTLY.values(), ids=COSTLY)
@@ -58,17 +65,66 @@ async def test_what_takes_too_much_is_refused_and_the_next_template_is_not(
     assert await sandbox.render("{{ messages[0].role }}", {}, MESSAGES) == "user"
 
 
-async def test_a_costly_one_is_not_tried_again_for_a_while() -> None:
+async def test_a_costly_one_is_not_tried_again_for_a_while_and_for_its_owner_alone() -> None:
+    """A source that many share costs what the one makes of it who sends it a megabyte."""
     clock = ManualClock()
     sandbox = TemplateSandbox(clock)
-    source = COSTLY["more than there is"]
+    source = "{% if messages[0].content == 'bomb' %}{{ 'a' * 10 ** 12 }}{% endif %}ok"
+    bomb = [{"role": "user", "content": "bomb"}]
     for told in (r"memory$", "not tried again"):
         with pytest.raises(TemplateCostError, match=told):
-            await sandbox.render(source, {}, MESSAGES)
+            await sandbox.render(source, {}, bomb, owner="attacker")
+    assert await sandbox.render(source, {}, MESSAGES, owner="victim") == "ok"
     clock.advance(61)
-    with pytest.raises(TemplateCostError, match=r"memory$"):
-        await sandbox.render(source, {}, MESSAGES)
+    assert await sandbox.render(source, {}, MESSAGES, owner="attacker") == "ok"
     await sandbox.stop()
+
+
+SLOW = "{% for i in range(40000) %}{% endfor %}ok"
+
+
+async def test_one_owners_many_questions_hold_up_no_other_and_leave_with_their_callers(
+    sandbox: TemplateSandbox,
+) -> None:
+    asked = [asyncio.create_task(sandbox.render(SLOW, {}, MESSAGES, owner="busy")) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert await sandbox.render("ok", {}, MESSAGES, owner="other") == "ok"
+    assert sum(one.done() for one in asked) < 20
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert len(sandbox._asking) == 0
+    assert sandbox._turns == {}
+    assert await sandbox.render("ok", {}, MESSAGES, owner="busy") == "ok"
+
+
+async def test_an_owners_queue_has_an_end(sandbox: TemplateSandbox) -> None:
+    asked = [asyncio.create_task(sandbox.render(SLOW, {}, MESSAGES, owner="busy")) for _ in range(300)]
+    await asyncio.sleep(0)
+    refused = [one for one in asked if one.done() and isinstance(one.exception(), UnavailableError)]
+    assert len(refused) == 300 - 256
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_overruns_are_told_as_what_they_are_each_time(sandbox: TemplateSandbox) -> None:
+    for number in range(6):
+        source = COSTLY["loops"] + str(number)
+        with pytest.raises(TemplateCostError, match=r"more than 0.5 s of a processor"):
+            await sandbox.render(source, {}, MESSAGES)
+
+
+async def test_a_process_that_does_not_begin_is_no_templates_fault(
+    sandbox: TemplateSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_sandbox, "_CODE", "/nowhere")
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(UnavailableError) as caught:
+        await sandbox.render("ok", {}, MESSAGES)
+    assert caught.value.reason == "TEMPLATE_SANDBOX_UNAVAILABLE"
+    monkeypatch.undo()
+    assert await sandbox.render("ok", {}, MESSAGES) == "ok"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ async def test_whatever_goes_wrong_in_a_template_is_an_error_of_the_field(templa
         ("{{ messages[0] | tojson }}", '{"role": "user", "content": "<é>"}'),
         ("{% for m in messages %}a{% break %}b{% endfor %}", "a"),
         ("{% generation %}{{ messages[0].role }}{% endgeneration %}", "user"),
+        ("{% generation %}{% set x = 1 %}{% endgeneration %}{{ x }}", ""),
         ("{% set ns = namespace(n=1) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}", "2"),
         ("{{ dict(a=1)['a'] }}{{ tools is none }}{{ strftime_now('%%') }}", "1True%"),
         ("{{ bos_token }}", "<s>"),
