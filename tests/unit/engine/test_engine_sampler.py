@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,13 +12,42 @@ import torch
 from torch import Tensor
 
 from services.worker.engine.interface import Sampling
-from services.worker.engine.local.sampler import SampleRow, sample, uniform
+from services.worker.engine.local import sampler
+from services.worker.engine.local.native import native_sampler
+from services.worker.engine.local.sampler import Sampled, SampleRow, uniform
+from services.worker.engine.local.schedule.reweighting import Reweighting
+from tests.support.kernels import WAYS, kernels_of
 
 DRAWS = 2000
+Sampler = Callable[[Tensor, Sequence[SampleRow]], list[Sampled | None]]
 
 
-def row(tokens: list[int] | None = None, *, prompt_length: int = 1, **sampling: Any) -> SampleRow:
-    return SampleRow(Sampling(max_tokens=10, **sampling), tokens or [0], prompt_length)
+class _Now:
+    """The one that a test is about: in torch, or in a kernel."""
+
+    sample: Sampler
+
+
+# The tests' probabilities are no bfloat16 numbers; test_kernels_choosing has those.
+EXACT = [way for way in WAYS if "f32" in str(way.id)]
+
+
+@pytest.fixture(autouse=True, params=["torch", *EXACT])
+def sampler_of_this_test(request: pytest.FixtureRequest) -> None:
+    if request.param == "torch":
+        _Now.sample = staticmethod(sampler.sample)
+        return
+    kernels = kernels_of(request.param)
+    _Now.sample = staticmethod(lambda logits, rows: native_sampler.sample(kernels, logits.float(), rows))
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
+    return _Now.sample(logits, rows)
+
+
+def row(tokens: list[int] | None = None, *, prompt_length: int = 1, **options: Any) -> SampleRow:
+    sampling = Sampling(max_tokens=10, **options)
+    return SampleRow(sampling, tokens or [0], prompt_length, Reweighting.of(sampling))
 
 
 def choose(logits: Tensor, one: SampleRow) -> int:
@@ -142,7 +172,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_the_same_seed_at_the_same_position_draws_the_same_wherever_the_prompt_ends() -> None:
     logits = probabilities(*[0.01] * 100)
-    prompt_of_three = SampleRow(Sampling(10, seed=9), [1, 2, 3, 4, 5], 3)
+    prompt_of_three = SampleRow(Sampling(10, seed=9), [1, 2, 3, 4, 5], 3, None)
     resumed = dataclasses.replace(prompt_of_three, prompt_length=5)
     assert choose(logits, prompt_of_three) == choose(logits, resumed)
 

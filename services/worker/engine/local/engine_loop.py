@@ -21,7 +21,7 @@ from services.worker.engine.interface import (
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.output_streams import Outbox, OutputStream
 from services.worker.engine.local.runner import Runner
-from services.worker.engine.local.sampler import Sampled, SampleRow, sample
+from services.worker.engine.local.sampler import Sampled, SampleRow
 from services.worker.engine.local.schedule.scheduler import Scheduler, StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 
@@ -101,8 +101,11 @@ class EngineLoop:
         try:
             logits = self._runner.run(chunks)
             sampling = [chunk.sequence for chunk in chunks if chunk.samples]
-            rows = [SampleRow(s.request.sampling, s.tokens, s.prompt_length) for s in sampling]
-            sampled = sample(logits, rows, self._runner.likeliest)
+            rows = [
+                SampleRow(one.request.sampling, one.tokens, one.prompt_length, one.reweighting)
+                for one in sampling
+            ]
+            sampled = self._runner.sample(logits, rows)
         except (
             Exception
         ) as error:  # out of memory, a defect: nothing has been appended, the blocks are as they were

@@ -14,6 +14,7 @@ from services.worker.engine.local.native.decoder import NativeDecoder
 from services.worker.engine.local.native.family import why_not_native
 from services.worker.engine.local.native.kernels import load_kernels
 from services.worker.engine.local.native.native_runner import NativeRunner
+from services.worker.engine.local.sampler import Sampled, SampleRow
 from services.worker.engine.local.schedule.scheduler import StepChunk
 from services.worker.engine.local.torch_form.torch_runner import TorchRunner
 
@@ -44,8 +45,8 @@ class Runner(BaseWeights, Protocol):
         """
         ...
 
-    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See sampler.Likeliest."""
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
+        """Choose one token for each row of `logits`, as `sampler` says; None where the model's are not finite."""
         ...
 
 

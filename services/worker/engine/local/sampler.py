@@ -3,14 +3,14 @@
 Each row is treated by itself, so that a sequence's tokens do not depend on its neighbours'.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from services.worker.engine.interface import Sampling, TokenLogprob
+from services.worker.engine.local.schedule.reweighting import Reweighting
 
 _GREEDY_BELOW = 1e-5
 """Dividing by less would overflow, and the likeliest token has all the probability long before."""
@@ -27,6 +27,8 @@ class SampleRow:
     tokens: Sequence[int]
     """Prompt, then output."""
     prompt_length: int
+    reweighting: Reweighting | None
+    """None where there are no penalties and no bias."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +40,29 @@ class Sampled:
     """None unless the request asked for it."""
 
 
-Likeliest = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""logits [rows, vocabulary] -> the likeliest token of each row, and whether the row is finite; both [rows]."""
-
-
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`Likeliest` in torch."""
-    # max() hands a NaN on, so one pass over the logits finds both the greedy token and a broken row.
-    largest, token_ids = logits.max(dim=-1)
-    return token_ids, largest.isfinite()
-
-
 @torch.inference_mode()
-def sample(
-    logits: Tensor, rows: Sequence[SampleRow], likeliest: Likeliest = likeliest
-) -> list[Sampled | None]:
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
     """Choose one token for each row of `logits` [rows, vocabulary]; None where the model's logits are not finite.
 
     Logits may have any floating dtype; probabilities are computed in float32.
     """
-    greedy, finite = (found.tolist() for found in likeliest(logits))
+    # max() hands a NaN on, so one pass over the logits finds both the greedy token and a broken row.
+    largest, likeliest = logits.max(dim=-1)
+    greedy, finite = likeliest.tolist(), largest.isfinite().tolist()
     sampled: list[Sampled | None] = []
     for index, row in enumerate(rows):
         if not finite[index]:
             sampled.append(None)
             continue
-        token_id = greedy[index] if _takes_likeliest(row.sampling) else _choose(logits[index].float(), row)
+        plain = is_greedy(row.sampling) and row.reweighting is None
+        token_id = greedy[index] if plain else _choose(logits[index].float(), row)
         sampled.append(Sampled(token_id, _logprob(logits[index], token_id, row.sampling)))
     return sampled
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the likeliest token is taken, after penalties and bias."""
+    return sampling.temperature < _GREEDY_BELOW
 
 
 def uniform(seed: int, position: int) -> float:
@@ -84,51 +81,39 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _takes_likeliest(sampling: Sampling) -> bool:
-    return _is_greedy(sampling) and not _is_reweighted(sampling)
-
-
-def _is_greedy(sampling: Sampling) -> bool:
-    return sampling.temperature < _GREEDY_BELOW
-
-
-def _is_reweighted(sampling: Sampling) -> bool:
-    penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
-    return penalties != (1.0, 0.0, 0.0) or bool(sampling.logit_bias)
-
-
 def _choose(logits: Tensor, row: SampleRow) -> int:
     """One row's token, from its logits [vocabulary] in float32."""
     sampling = row.sampling
-    if not _is_greedy(sampling):
+    if not is_greedy(sampling):
         logits = (logits / sampling.temperature).clamp(-_LARGEST, _LARGEST)
-    if _is_reweighted(sampling):
-        logits = _reweight(logits.clone(), row)
-    if _is_greedy(sampling):
+    if row.reweighting is not None:
+        row.reweighting.take(row.tokens, row.prompt_length)
+        logits = _reweight(logits.clone(), sampling, row.reweighting)
+    if is_greedy(sampling):
         return int(logits.argmax())
     draw = uniform(sampling.seed, len(row.tokens))
     if sampling.top_k == 0 and sampling.top_p >= 1.0 and sampling.min_p == 0.0:
         return _invert(logits.softmax(-1), draw)
     values, token_ids = _likeliest_first(logits, sampling.top_k)
-    return int(token_ids[_invert(_filtered(values, sampling), draw)])
+    # In the order of tokens, as without rules.
+    weights = torch.zeros_like(logits).scatter_(0, token_ids, _filtered(values, sampling))
+    return _invert(weights, draw)
 
 
-def _reweight(logits: Tensor, row: SampleRow) -> Tensor:
+def _reweight(logits: Tensor, sampling: Sampling, weights: Reweighting) -> Tensor:
     """Apply penalties and bias in place."""
-    sampling = row.sampling
+    seen = torch.tensor(weights.tokens, dtype=torch.int64, device=logits.device)
+    counts = torch.tensor(weights.counts, device=logits.device)
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(row.tokens)), device=logits.device)
         values = logits[seen]
         factor = sampling.repetition_penalty
         logits[seen] = torch.where(values > 0, values / factor, values * factor).clamp(-_LARGEST, _LARGEST)
     if sampling.presence_penalty or sampling.frequency_penalty:
-        produced = Counter(row.tokens[row.prompt_length :])
-        seen = torch.tensor(list(produced), dtype=torch.int64, device=logits.device)
-        counts = torch.tensor(list(produced.values()), device=logits.device)
-        logits[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-    if sampling.logit_bias:
-        biased = torch.tensor(list(sampling.logit_bias), device=logits.device)
-        logits[biased] += torch.tensor(list(sampling.logit_bias.values()), device=logits.device)
+        penalty = sampling.presence_penalty + sampling.frequency_penalty * counts
+        logits[seen] -= torch.where(counts > 0, penalty, 0.0)
+    if weights.biased:
+        biased = torch.tensor(weights.biased, dtype=torch.int64, device=logits.device)
+        logits[biased] += torch.tensor(weights.bias, device=logits.device)
     return logits
 
 

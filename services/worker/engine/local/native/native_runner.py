@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.local.native import native_sampler
 from services.worker.engine.local.native.decoder import NativeDecoder
-from services.worker.engine.local.native.kernels import SequenceBatch, argmax
+from services.worker.engine.local.native.kernels import SequenceBatch
 from services.worker.engine.local.native.row_owners import RowOwners
+from services.worker.engine.local.sampler import Sampled, SampleRow
 from services.worker.engine.local.schedule.scheduler import StepChunk
 
 
@@ -71,11 +73,9 @@ class NativeRunner:
         )
         return logits if sampling == sorted(sampling) else logits[torch.tensor(sampling).argsort()]
 
-    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See sampler.Likeliest."""
-        token_ids = argmax(self._decoder.kernels, logits)  # -1 for a row that holds NaN
-        largest = logits.gather(1, token_ids.clamp(min=0).unsqueeze(1)).squeeze(1)
-        return token_ids, (token_ids >= 0) & largest.isfinite()
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
+        """See Runner.sample."""
+        return native_sampler.sample(self._decoder.kernels, logits, rows)
 
 
 def _digest(chunk: StepChunk[LoadedAdapter]) -> str:

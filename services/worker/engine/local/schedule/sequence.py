@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from services.worker.engine.interface import EngineRequest
 from services.worker.engine.local.output_streams import OutputStream
 from services.worker.engine.local.schedule.block_pool import CachedBlock, Root
+from services.worker.engine.local.schedule.reweighting import Reweighting
 
 
 class AdapterHandle(Protocol):
@@ -46,8 +47,11 @@ class Sequence(Generic[Adapter]):
     begun: bool = False
     """Whether a step has computed any of it; what it finds of its own after a preemption is no cached prefix."""
 
+    reweighting: Reweighting | None = field(init=False)
+
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        self.reweighting = Reweighting.of(self.request.sampling)
 
     @property
     def root(self) -> Root:

@@ -10,6 +10,7 @@ from services.worker.engine.local import sampler
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
 from services.worker.engine.local.model.base_weights import BaseModel
 from services.worker.engine.local.model.probe import ModelProbe, embedding_scale, linear_bias, linear_weight
+from services.worker.engine.local.sampler import Sampled, SampleRow
 from services.worker.engine.local.schedule.scheduler import StepChunk
 from services.worker.engine.local.torch_form.kv_cache import KvCache
 from services.worker.engine.local.torch_form.replaced_modules import ReplacedModules
@@ -85,9 +86,9 @@ class TorchRunner:
         logits: Tensor = output.logits[0]
         return logits
 
-    def likeliest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See sampler.Likeliest."""
-        return sampler.likeliest(logits)
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
+        """See Runner.sample."""
+        return sampler.sample(logits, rows)
 
     def _tensor(self, numbers: list[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._base.device)

@@ -5,7 +5,8 @@
 - sites.py: what an adapter does at the places of a model, and whose each row of a batch is
 - linear.py: linear layers over packed weights, with LoRA and the gate of an MLP in the same call
 - attention.py: the paged cache, attention over it, rotary embedding on the way into it
-- rowwise.py: RMSNorm, greedy choice
+- rowwise.py: RMSNorm
+- choosing.py: a step's tokens from its logits
 - layers.py: a step through all layers of a decoder in one call
 """
 
@@ -15,16 +16,18 @@ from services.worker.engine.local.native.kernels.attention import (
     RotaryWriter,
     SequenceBatch,
 )
+from services.worker.engine.local.native.kernels.choosing import Chosen, choose
 from services.worker.engine.local.native.kernels.layers import DecoderLayer, DecoderLayers
 from services.worker.engine.local.native.kernels.library import Kernels, load_kernels
 from services.worker.engine.local.native.kernels.linear import Activation, PackedLinear, linear_bytes
 from services.worker.engine.local.native.kernels.packing import Arena
-from services.worker.engine.local.native.kernels.rowwise import RmsNorm, argmax
+from services.worker.engine.local.native.kernels.rowwise import RmsNorm
 from services.worker.engine.local.native.kernels.sites import LoraRuns, PackedAdapter, Site
 
 __all__ = [
     "Activation",
     "Arena",
+    "Chosen",
     "DecoderLayer",
     "DecoderLayers",
     "Kernels",
@@ -37,7 +40,7 @@ __all__ = [
     "RotaryWriter",
     "SequenceBatch",
     "Site",
-    "argmax",
+    "choose",
     "linear_bytes",
     "load_kernels",
 ]

@@ -17,7 +17,7 @@ from services.worker.engine.local.native.kernels.build import Isa, Mode
 _log = get_logger(__name__)
 
 _Call = Callable[[ctypes.Structure], None]
-_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "forward", "argmax")
+_FUNCTIONS = ("pack", "linear", "attention", "rope", "norm", "forward", "choose")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Kernels:
     rope: _Call
     norm: _Call
     forward: _Call
-    argmax: _Call
+    choose: _Call
 
     def rows(self, name: str, x: Tensor, columns: int) -> tuple[int, int]:
         """Rows and row stride of `x` [rows, columns]. Raises ValueError unless a kernel can read it."""

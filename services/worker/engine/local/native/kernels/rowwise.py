@@ -1,4 +1,4 @@
-"""What works on one row at a time: RMSNorm, the likeliest token."""
+"""What works on one row at a time: RMSNorm."""
 
 import torch
 from torch import Tensor
@@ -40,23 +40,6 @@ class RmsNorm:
         job.threads = self._kernels.threads
         self._kernels.norm(job)
         return out
-
-
-def argmax(kernels: Kernels, logits: Tensor) -> Tensor:
-    """Logits [rows, n] -> the first largest of each row, [rows] of int64; -1 for a row that holds NaN."""
-    rows, stride = kernels.rows("logits", logits, logits.shape[1])
-    found = torch.empty(rows, dtype=torch.int64)
-    kernels.argmax(
-        structs.Argmax(
-            x=logits.data_ptr(),
-            x_stride=stride,
-            index=found.data_ptr(),
-            rows=rows,
-            n=logits.shape[1],
-            threads=kernels.threads,
-        )
-    )
-    return found
 
 
 def _check_same_rows(rows: int, others: int) -> None:

@@ -220,10 +220,35 @@ class Forward(ctypes.Structure):
 
 
 @_mirrored
-class Argmax(ctypes.Structure):
+class ChooseRow(ctypes.Structure):
+    draw: float
+    temperature: float
+    top_p: float
+    min_p: float
+    repetition: float
+    presence: float
+    frequency: float
+    top_k: int
+    greedy: int
+    logprobs: int
+    seen_token: int
+    seen_count: int
+    seen: int
+    biased_token: int
+    bias: int
+    biased: int
+
+
+@_mirrored
+class Choose(ctypes.Structure):
     x: int
     x_stride: int
-    index: int
-    rows: int
     n: int
+    rows: int
+    row: int
+    token: int
+    logprob: int
+    top_token: int
+    top_logprob: int
+    top_stride: int
     threads: int

@@ -2,6 +2,7 @@
 #include <system_error>
 
 #include "attention.h"
+#include "choose.h"
 #include "forward.h"
 #include "linear.h"
 #include "rowwise.h"
@@ -37,7 +38,7 @@ int LM_NAME(attention)(const LmAttention* job) { return guarded(lm::attention<Mo
 int LM_NAME(rope)(const LmRope* job) { return guarded(lm::rope<Mode>, job); }
 int LM_NAME(norm)(const LmNorm* job) { return guarded(lm::norm<Mode>, job); }
 int LM_NAME(forward)(const LmForward* job) { return guarded(lm::forward<Mode>, job); }
-int LM_NAME(argmax)(const LmArgmax* job) { return guarded(lm::argmax<Mode>, job); }
+int LM_NAME(choose)(const LmChoose* job) { return guarded(lm::choose<Mode>, job); }
 
 int64_t LM_NAME(lanes)() { return lm::kLanes; }
 
@@ -59,6 +60,7 @@ LM_SIZE_OF(Norm)
 LM_SIZE_OF(Layer)
 LM_SIZE_OF(Turns)
 LM_SIZE_OF(Forward)
-LM_SIZE_OF(Argmax)
+LM_SIZE_OF(ChooseRow)
+LM_SIZE_OF(Choose)
 
 }  // extern "C"

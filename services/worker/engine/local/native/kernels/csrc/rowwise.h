@@ -78,27 +78,4 @@ inline Best best_of(const T* x, int64_t from, int64_t to) {
   return result;
 }
 
-template <class Mode>
-void argmax(const LmArgmax& job) {
-  using T = typename Mode::Weight;
-  constexpr int64_t kColumnsATask = 8192;
-  const int64_t parts = ceil_div(job.n, kColumnsATask);
-  Best* found = Scratch::fresh().take<Best>(job.rows * parts);
-  run_team(job.threads, [&](Member& member) {
-    member.each(job.rows * parts, [&](int64_t task) {
-      int64_t from = task % parts * kColumnsATask;
-      found[task] = best_of(static_cast<const T*>(job.x) + task / parts * job.x_stride, from,
-                            std::min(from + kColumnsATask, job.n));
-    });
-  });
-  for (int64_t row = 0; row < job.rows; ++row) {
-    Best best = found[row * parts];
-    for (int64_t p = 1; p < parts && best.index >= 0; ++p) {
-      const Best& other = found[row * parts + p];
-      if (other.index < 0 || other.value > best.value) best = other;
-    }
-    job.index[row] = best.index;
-  }
-}
-
 }  // namespace lm

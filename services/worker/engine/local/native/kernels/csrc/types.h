@@ -192,12 +192,37 @@ struct LmForward {
   int64_t threads;
 };
 
-struct LmArgmax {
-  const void* x;
+// How one row's token is chosen; sampler.py says what each does.
+struct LmChooseRow {
+  double draw;  // in [0, 1)
+  double temperature;
+  double top_p;
+  double min_p;
+  double repetition;
+  double presence;
+  double frequency;
+  int64_t top_k;     // 0: all
+  int64_t greedy;    // not 0: temperature is not looked at
+  int64_t logprobs;  // how many alternatives; -1: none, and not the token's either
+  const int32_t* seen_token;
+  const int32_t* seen_count;  // times in the output; 0: in the prompt alone
+  int64_t seen;
+  const int32_t* biased_token;
+  const float* bias;
+  int64_t biased;
+};
+
+struct LmChoose {
+  const void* x;  // [rows, n]
   int64_t x_stride;
-  int64_t* index;  // [rows]; -1 where a row holds NaN
-  int64_t rows;
   int64_t n;
+  int64_t rows;
+  const LmChooseRow* row;
+  int64_t* token;        // [rows]; -1 where a row is not finite
+  float* logprob;        // [rows]
+  int64_t* top_token;    // [rows, top_stride], likeliest first
+  float* top_logprob;
+  int64_t top_stride;
   int64_t threads;
 };
 
