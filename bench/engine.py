@@ -103,6 +103,8 @@ async def run(rounds: int) -> dict[str, report.Value]:
             Candidate("lora64", loaded, Workload(requests=64), adapters[:64]),
             Candidate("base64", bare, Workload(requests=64), BASE_ONLY),
             Candidate("base beside 8 adapters", loaded, Workload(), BASE_ONLY),
+            # What most clients send.
+            Candidate("sampled", bare, Workload(temperature=0.8, top_p=0.95), BASE_ONLY),
             Candidate("one stream", bare, Workload(requests=1), BASE_ONLY),
             Candidate("prefill", bare, Workload(prompt=512, new=1), BASE_ONLY),
         ],
@@ -126,6 +128,7 @@ async def run(rounds: int) -> dict[str, report.Value]:
         "lora1_vs_base": speeds["lora1"] / base,
         "lora32_vs_base": speeds["lora32"] / base,
         "base_on_lora_worker": speeds["base beside 8 adapters"] / base,
+        "sampled_vs_base": speeds["sampled"] / base,
         "zipf1000_vs_lora8": over_time["1,000 on disk, Zipf"] / over_time["8 adapters"],
         "cold_adapter_added_ms": cold,
         "share_of_linear_floor": base / floor,

@@ -1,4 +1,4 @@
-"""What every candidate runs: prompts of random tokens, greedy, a fixed number of new tokens, all at once."""
+"""What every candidate runs: prompts of random tokens, a fixed number of new tokens, all at once."""
 
 import asyncio
 import time
@@ -19,6 +19,8 @@ class Workload:
     requests: int = 32
     prompt: int = 64
     new: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
 
     def prompts(self) -> list[list[int]]:
         """[requests][prompt] token ids, the same each time."""
@@ -44,7 +46,13 @@ async def tokens_per_second(
                 str(number),
                 "bench",
                 prompt,
-                Sampling(max_tokens=workload.new, temperature=0.0, ignore_eos=True),
+                Sampling(
+                    max_tokens=workload.new,
+                    temperature=workload.temperature,
+                    top_p=workload.top_p,
+                    seed=number,
+                    ignore_eos=True,
+                ),
                 None if files is None else files.digest,
             )
             outputs = await stack.enter_async_context(aclosing(engine.generate(request)))

@@ -38,7 +38,7 @@ class WorkerSettings(ServiceSettings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="What the model computes in; auto takes bfloat16 where the device has it.",
+        description="What the model computes in; auto takes bfloat16 where the device, or what runs there, has it.",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of one step; 0 takes all cores.")
     kernels: Literal["auto", "off"] = Field(

@@ -14,6 +14,7 @@ from services.worker.engine.local.model.probe import probe_model
 from services.worker.engine.local.model.unsupported_model import UnsupportedModelError
 from services.worker.engine.local.torch_form.kv_cache import KvShape
 from services.worker.engine.local.torch_form.torch_attention import paged_attention
+from tests.support.engine import answer, running_engine
 from tests.support.models import CONTEXT_LENGTH, LLAMA_MODULES, write_tiny_base
 
 
@@ -47,6 +48,36 @@ def test_auto_takes_bfloat16_where_the_cpu_computes_in_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     assert load_base_model(write_tiny_base(tmp_path), "cpu", "auto").dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "kernels", "family", "expected"),
+    [
+        ("bfloat16", "auto", "llama", "bfloat16"),
+        ("float32", "auto", "llama", "float32"),
+        ("bfloat16", "off", "llama", "float32"),
+        ("bfloat16", "auto", "gpt_neox", "float32"),
+    ],
+)
+async def test_auto_keeps_a_bfloat16_checkpoint_where_the_kernels_widen_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    stored: str,
+    kernels: str,
+    family: str,
+    expected: str,
+) -> None:
+    """On a CPU that cannot multiply it, as the one that says so here."""
+    folder = write_tiny_base(tmp_path, family=family)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, stored))
+    model.save_pretrained(folder)
+    real = torch.cpu.get_capabilities()
+    lacking = {name: has and "bf16" not in name for name, has in real.items()}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: lacking)
+    async with running_engine(folder, dtype="auto", kernels=kernels) as engine:
+        assert engine.capabilities.dtype == expected
+        assert (await answer(engine, [5, 6, 7], max_tokens=3)).token_ids
 
 
 def test_float32_can_be_asked_for_on_any_cpu(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ class EngineConfig:
     """A Hugging Face model folder: config.json and safetensors."""
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the device computes in it, else float32."""
+    """auto: bfloat16 where the device computes in it, or the kernels widen the checkpoint's; else float32."""
     threads: int = 0
     """CPU threads of one step; 0 takes the cores that this process may use. See `processors`."""
     adapter_slots: int = 32

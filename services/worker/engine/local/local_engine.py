@@ -25,7 +25,7 @@ from services.worker.engine.local.engine_loop import EngineLoop
 from services.worker.engine.local.model.base_weights import BaseModel, load_base_model
 from services.worker.engine.local.model.probe import ModelProbe, probe_model
 from services.worker.engine.local.output_streams import Outbox, OutputStream
-from services.worker.engine.local.runner import Runner, make_runner
+from services.worker.engine.local.runner import Runner, make_runner, widens_bfloat16
 from services.worker.engine.local.schedule.block_pool import BlockPool
 from services.worker.engine.local.schedule.scheduler import Scheduler
 from services.worker.engine.local.schedule.sequence import Sequence
@@ -199,14 +199,22 @@ class LocalEngine:
 
 def _load(config: EngineConfig) -> tuple[BaseModel, ModelProbe, Runner]:
     """All that takes long: weights, kernels where they are not compiled yet, and packing."""
-    base = load_base_model(config.base_folder, config.device, config.dtype)
+    native = config.kernels == "auto"
+    base = load_base_model(
+        config.base_folder,
+        config.device,
+        config.dtype,
+        widens=lambda found: (
+            native and widens_bfloat16(found, device=config.device, block_size=config.block_size)
+        ),
+    )
     probe = probe_model(base.model)
     runner = make_runner(
         base,
         probe,
         blocks=_blocks(config),
         block_size=config.block_size,
-        use_kernels=config.kernels == "auto",
+        use_kernels=native,
         threads=config.resolved_threads(),
     )
     return base, probe, runner

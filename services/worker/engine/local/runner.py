@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from services.common.logs import get_logger
 from services.worker.engine.local.adapters.builder import BaseWeights
@@ -11,7 +13,7 @@ from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights,
 from services.worker.engine.local.model.base_weights import BaseModel
 from services.worker.engine.local.model.probe import ModelProbe
 from services.worker.engine.local.native.decoder import NativeDecoder
-from services.worker.engine.local.native.family import why_not_native
+from services.worker.engine.local.native.family import why_not, why_not_native
 from services.worker.engine.local.native.kernels import load_kernels
 from services.worker.engine.local.native.native_runner import NativeRunner
 from services.worker.engine.local.sampler import Sampled, SampleRow
@@ -48,6 +50,14 @@ class Runner(BaseWeights, Protocol):
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
         """Choose one token for each row of `logits`, as `sampler` says; None where the model's are not finite."""
         ...
+
+
+def widens_bfloat16(config: PretrainedConfig, *, device: str, block_size: int) -> bool:
+    """Whether a model with this config will run on kernels, which widen bfloat16 weights in registers."""
+    architecture = (config.architectures or [""])[0]
+    return (
+        why_not(architecture, config, device, block_size) is None and load_kernels(torch.bfloat16) is not None
+    )
 
 
 def make_runner(

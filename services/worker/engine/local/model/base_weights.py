@@ -1,11 +1,12 @@
 """Loads a base model: transformers' own code, with our attention under it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from services.common.logs import get_logger
@@ -30,16 +31,20 @@ class BaseModel:
 
 
 def load_base_model(
-    folder: Path, device_name: str, dtype_name: Literal["auto", "float32", "bfloat16"]
+    folder: Path,
+    device_name: str,
+    dtype_name: Literal["auto", "float32", "bfloat16"],
+    *,
+    widens: Callable[[PretrainedConfig], bool] = lambda _: False,
 ) -> BaseModel:
     """Load the decoder-only model in `folder`, from safetensors, without running code that came with it.
 
-    Raises what transformers raises for a folder that it cannot load.
+    `widens` says whether what will run the model computes with bfloat16 weights on a CPU that cannot multiply them. Raises what transformers raises for a folder that it cannot load.
     """
     # It would mix with the log lines. transformers leaves these three untyped.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = torch.device(device_name)
-    dtype, why = _choose_dtype(dtype_name, device)
+    dtype, why = _choose_dtype(dtype_name, device, folder, widens)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -71,7 +76,9 @@ def load_base_model(
     return loaded
 
 
-def _choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+def _choose_dtype(
+    name: str, device: torch.device, folder: Path, widens: Callable[[PretrainedConfig], bool]
+) -> tuple[torch.dtype, str]:
     if name != "auto":
         return getattr(torch, name), "configured"
     if device.type != "cpu":
@@ -79,6 +86,10 @@ def _choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     features = torch.cpu.get_capabilities()
     if features.get("avx512_bf16") or features.get("amx_bf16"):
         return torch.bfloat16, "the CPU multiplies bfloat16"
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if config.dtype is torch.bfloat16 and widens(config):
+        # Half the memory, and half of what a single stream waits for.
+        return torch.bfloat16, "the checkpoint's, which the kernels widen in registers"
     return torch.float32, "the CPU has neither AVX512-BF16 nor AMX"
 
 

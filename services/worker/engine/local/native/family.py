@@ -87,11 +87,16 @@ def activation_name(config: Any) -> str:  # Any: a config class of each family
 
 def why_not_native(base: BaseModel, block_size: int) -> str | None:
     """What keeps a model from running on the kernels; None where nothing does."""
-    if base.device.type != "cpu":
-        return f"the device is {base.device.type}"
-    if family_of(base.model) is None:
-        return f"{type(base.model).__name__} is not one of {', '.join(FAMILIES)}"
-    activation = activation_name(base.model.config)
+    return why_not(type(base.model).__name__, base.model.config, base.device.type, block_size)
+
+
+def why_not(architecture: str, config: Any, device: str, block_size: int) -> str | None:
+    """The same of a model that is not loaded yet, by its config."""
+    if device != "cpu":
+        return f"the device is {device}"
+    if architecture not in FAMILIES:
+        return f"{architecture} is not one of {', '.join(FAMILIES)}"
+    activation = activation_name(config)
     if activation not in ACTIVATIONS:
         return f"the activation {activation} is not one of {', '.join(ACTIVATIONS)}"
     if block_size % _BLOCK_MULTIPLE:
