@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -100,16 +100,23 @@ class Stepper:
     """The engine's steps without its thread: feeds given tokens and keeps the logits of each position."""
 
     def __init__(
-        self, base: Path, *, prefill_tokens: int = 512, blocks: int = 256, use_kernels: bool = True
+        self,
+        base: Path,
+        *,
+        prefill_tokens: int = 512,
+        blocks: int = 256,
+        use_kernels: bool = True,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        threads: int = 1,
     ) -> None:
-        self._base = load_base_model(base, "cpu", "float32")
+        self._base = load_base_model(base, "cpu", dtype)
         probe = probe_model(self._base.model)
         self._pool = BlockPool(blocks, 16, prefix_cache=False)
         self._scheduler = Scheduler[LoadedAdapter](
             self._pool, max_sequences=64, prefill_tokens=prefill_tokens
         )
         self._runner = make_runner(
-            self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels, threads=1
+            self._base, probe, blocks=blocks, block_size=16, use_kernels=use_kernels, threads=threads
         )
         self.loader = AdapterLoader(
             probe, self._runner, self._base.dtype, self._base.device, self._runner.prepare
