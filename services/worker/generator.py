@@ -39,6 +39,7 @@ class Request:
     stop: tuple[str, ...] = ()
     choices: int = 1
     """How many to draw; each has a seed of its own."""
+    account_weight: float = 1.0
 
 
 @dataclass
@@ -135,6 +136,7 @@ class Generator:
             prompt=request.prompt,
             sampling=replace(request.sampling, seed=(request.sampling.seed + index) % _SEEDS),
             adapter=request.adapter.digest if request.adapter is not None else None,
+            account_weight=request.account_weight,
         )
         text = TextStream(self._vocabulary, request.prompt, request.stop)
         cached, produced = 0, 0

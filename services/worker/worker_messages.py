@@ -10,6 +10,7 @@ from services.worker.engine.interface import EngineCapabilities, Finish, Samplin
 from services.worker.generator import Request
 from services.worker.text.token_texts import TokenTexts
 
+_MAX_WEIGHT = 1_000
 # Numbers of the public enum: they pass through every hop as they are.
 _FINISH = {
     Finish.STOP: int(inference_pb2.FINISH_REASON_STOP),
@@ -18,9 +19,10 @@ _FINISH = {
 
 
 def request_of(message: worker_pb2.GenerateRequest) -> Request:
-    """What the gateway asks for, which has checked it. `account_weight` is a hint that no engine takes yet.
+    """What the gateway asks for, which has checked it.
 
-    Raises NotImplementedYetError for what is not done yet.
+    Raises NotImplementedYetError for what is not done yet, and InvalidFieldError for a weight out of its bounds, which
+    an engine divides by.
     """
     for field, is_asked, what in (
         ("constraint", message.HasField("constraint"), "structured output"),
@@ -29,6 +31,9 @@ def request_of(message: worker_pb2.GenerateRequest) -> Request:
     ):
         if is_asked:
             raise errors.NotImplementedYetError(field, what)
+    weight = message.account_weight if message.HasField("account_weight") else 1.0
+    if not 0 < weight <= _MAX_WEIGHT:
+        raise errors.InvalidFieldError("account_weight", weight, f"above 0, at most {_MAX_WEIGHT:,}")
     return Request(
         request_id=message.request_id,
         account_id=message.account,
@@ -37,6 +42,7 @@ def request_of(message: worker_pb2.GenerateRequest) -> Request:
         sampling=_sampling(message.sampling),
         stop=tuple(message.sampling.stop),
         choices=message.sampling.n or 1,
+        account_weight=weight,
     )
 
 

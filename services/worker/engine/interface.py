@@ -45,6 +45,8 @@ class EngineRequest:
     sampling: Sampling
     adapter: str | None = None
     """Content digest of a loaded adapter; None runs the base."""
+    account_weight: float = 1.0
+    """The account's share of the engine against others'; above 0."""
 
 
 @dataclass(frozen=True)

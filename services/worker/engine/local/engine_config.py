@@ -29,7 +29,7 @@ class EngineConfig:
     kv_tokens: int = 65_536
     """Tokens whose keys and values fit, over all sequences; rounded up to whole blocks."""
     prefill_tokens: int = 512
-    """Prompt tokens one step takes in at most, so that a long prompt does not stall the others' tokens."""
+    """Prompt tokens one step takes in at most; fewer where they would stall the others' tokens: `PrefillPace`."""
     prefix_cache: bool = True
     """Whether a prompt that begins as an earlier one of the same account and adapter takes its keys and values over."""
     kernels: Literal["auto", "off"] = "auto"

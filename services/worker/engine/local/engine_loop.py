@@ -22,6 +22,7 @@ from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from services.worker.engine.local.output_streams import Outbox, OutputStream
 from services.worker.engine.local.runner import Runner
 from services.worker.engine.local.sampler import Sampled, SampleRow
+from services.worker.engine.local.schedule.prefill_pace import PrefillPace
 from services.worker.engine.local.schedule.scheduler import Scheduler, StepChunk
 from services.worker.engine.local.schedule.sequence import Sequence
 
@@ -45,6 +46,7 @@ class EngineLoop:
         runner: Runner,
         outbox: Outbox,
         *,
+        pace: PrefillPace,
         on_failure: Callable[[], None],
     ) -> None:
         """`on_failure` is called on the engine's thread when it can compute no more, or a defect of the loop has ended it."""
@@ -52,6 +54,7 @@ class EngineLoop:
         self._runner = runner
         self._outbox = outbox
         self._on_failure = on_failure
+        self._pace = pace
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = False
         self._ended = False
@@ -86,15 +89,19 @@ class EngineLoop:
         Raises EngineBrokenError once nothing can be computed any more.
         """
         started = time.monotonic()
-        chunks = self._scheduler.schedule()
+        chunks = self._scheduler.schedule(self._pace.budget(self._scheduler.decoding))
         self._count_step(chunks, started)
+        prompt_tokens = sum(chunk.length for chunk in chunks if chunk.length > 1)
+        decoding = sum(chunk.length == 1 for chunk in chunks)
         self._barren_steps += 1
         self._compute(chunks)
         if self._barren_steps >= _BARREN_STEPS and self._probe is None:
             # Their requests' fault, or the device's? A token of the base with nothing to it tells.
             self._probe = Sequence(_PROBE, None, frozenset(), OutputStream())
             self._scheduler.add(self._probe)
-        self._counts.step_seconds_total += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self._pace.note(seconds, prompt_tokens, decoding)
+        self._counts.step_seconds_total += seconds
 
     def _compute(self, chunks: list[StepChunk[LoadedAdapter]]) -> None:
         """Run chunks and advance their sequences; where that fails, each half by itself."""

@@ -27,6 +27,7 @@ from services.worker.engine.local.model.probe import ModelProbe, probe_model
 from services.worker.engine.local.output_streams import Outbox, OutputStream
 from services.worker.engine.local.runner import Runner, make_runner, widens_bfloat16
 from services.worker.engine.local.schedule.block_pool import BlockPool
+from services.worker.engine.local.schedule.prefill_pace import PrefillPace
 from services.worker.engine.local.schedule.scheduler import Scheduler
 from services.worker.engine.local.schedule.sequence import Sequence
 
@@ -76,6 +77,7 @@ class LocalEngine:
             ),
             runner,
             Outbox(self._event_loop),
+            pace=PrefillPace(least=config.block_size, most=config.prefill_tokens),
             on_failure=self._tell_failure,
         )
 
