@@ -26,8 +26,8 @@ class PrefillPace:
         """Prompt tokens for the next step, in which so many sequences decode."""
         seconds = _QUIET_STEP_SECONDS
         if decoding:
-            # At least half of it: where decoding alone takes longer, those who wait would never come to decode.
-            seconds = max(_STEP_SECONDS - self._decode_seconds, _STEP_SECONDS / 2)
+            # Where decoding alone takes as long, half as much again: those who wait must come to decode, too.
+            seconds = max(_STEP_SECONDS - self._decode_seconds, self._decode_seconds / 2)
         return min(max(int(seconds / self._token_seconds), self.least), self.most)
 
     def note(self, seconds: float, prompt_tokens: int, decoding: int) -> None:
