@@ -53,7 +53,7 @@ class PromptEncoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._templates = templates
-        self._files = files
+        self._source = files.chat_template
         self._template = (
             ChatTemplate(files.chat_template, files.special_tokens) if files.chat_template else None
         )
@@ -124,9 +124,7 @@ class PromptEncoder:
 
     def _is_the_bases(self, extras: RepoExtras) -> bool:
         """Whether a repo's template is the base's own, as most are: the operator chose that one."""
-        return (
-            extras.chat_template == self._files.chat_template and extras.special_tokens == self._used_tokens
-        )
+        return extras.chat_template == self._source and extras.special_tokens == self._used_tokens
 
 
 def _values(message: ChatMessage) -> dict[str, str]:

@@ -64,7 +64,7 @@ def kept(logits: Tensor, *, top_k: int = 0, top_p: float = 1.0, min_p: float = 0
 RULES = [
     {"top_p": 0.9}, {"top_p": 0.95}, {"top_p": 0.3}, {"top_p": 1e-9}, {"top_p": 0.999999999}, {"top_k": 1}, {"top_k": 50},
     {"top_k": 5000}, {"min_p": 0.05}, {"min_p": 1.0}, {"min_p": 1e-9}, {"top_k": 40, "top_p": 0.8},
-    {"top_p": 0.9, "min_p": 0.01}, {"top_k": 300, "top_p": 0.99, "min_p": 0.001},
+    {"top_p": 0.9, "min_p": 0.01}, {"top_p": 0.9999999, "min_p": 1e-9}, {"top_k": 300, "top_p": 0.99, "min_p": 0.001},
 ]  # fmt: skip
 
 

@@ -113,9 +113,8 @@ class EngineLoop:
                 for one in sampling
             ]
             sampled = self._runner.sample(logits, rows)
-        except (
-            Exception
-        ) as error:  # out of memory, a defect: nothing has been appended, the blocks are as they were
+        except Exception as error:
+            # Out of memory, a defect: nothing has been appended, the blocks are as they were.
             _log.exception("engine_step_failed", error=type(error).__name__, sequences=len(chunks))
             self._counts.failed_steps_total += 1
             if len(chunks) > 1:

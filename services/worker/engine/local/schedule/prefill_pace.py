@@ -32,10 +32,10 @@ class PrefillPace:
 
     def note(self, seconds: float, prompt_tokens: int, decoding: int) -> None:
         """A step has taken so long."""
-        if not decoding:
-            self._token_seconds = _later(self._token_seconds, seconds / prompt_tokens)
-        elif not prompt_tokens:
+        if not prompt_tokens:
             self._decode_seconds = _later(self._decode_seconds, seconds)
+        elif not decoding:
+            self._token_seconds = _later(self._token_seconds, seconds / prompt_tokens)
         else:
             # What was not foreseen is laid to decoding above all: what a token of a prompt takes is known from steps of
             # prompts alone, with which every engine begins; a larger batch is what changes.

@@ -199,10 +199,11 @@ inline int64_t choose_kept(const LmChooseRow& row, int64_t n, float largest, con
   const float all = -std::numeric_limits<float>::infinity();
   const Candidate none{all, std::numeric_limits<int32_t>::max()};
   const double total = sum_of_weights(room.logits, n, largest, nullptr, room.weights);
-  Weighted reach{room, n, largest, row.top_k ? below_the_first(row.top_k, n, room) : row.top_p < 1 ? largest - kNear : all};
   // What min-p does not keep counts in what top-p is a part of, and nowhere else.
-  if (row.min_p > 0 && !row.top_k)
-    reach.least = std::max(reach.least, largest + static_cast<float>(std::log(row.min_p)) - 1e-3f);
+  const float floor =
+      row.min_p > 0 && !row.top_k ? largest + static_cast<float>(std::log(row.min_p)) - 1e-3f : all;
+  const float near = row.top_p < 1 ? std::max(floor, largest - kNear) : floor;
+  Weighted reach{room, n, largest, row.top_k ? below_the_first(row.top_k, n, room) : near};
   Candidate last = none;
   if (row.top_k || row.top_p < 1) {
     reach.fill_bins();
@@ -213,8 +214,8 @@ inline int64_t choose_kept(const LmChooseRow& row, int64_t n, float largest, con
     }
     if (row.top_p < 1) {
       Candidate reached = reach.end(row.top_k ? row.top_k : n, row.top_p * whole);
-      if (reached.token == none.token && reach.least > all && row.min_p == 0) {
-        reach.least = all;
+      if (reached.token == none.token && !row.top_k && reach.least > floor) {
+        reach.least = floor;
         reach.fill_bins();
         reached = reach.end(n, row.top_p * whole);
       }
