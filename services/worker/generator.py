@@ -1,9 +1,9 @@
 """One request from prompt to last chunk: its adapter held, its sequence run, its text and stop strings."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.common import errors, logs
 from services.common.adapters.version import AdapterVersion
@@ -17,6 +17,7 @@ from services.worker.engine.interface import (
     Finish,
     Sampling,
 )
+from services.worker.text.resumed_text import Resumed, replay
 from services.worker.text.text_stream import TextStream
 from services.worker.text.vocabulary import Vocabulary
 
@@ -40,6 +41,8 @@ class Request:
     choices: int = 1
     """How many to draw; each has a seed of its own."""
     account_weight: float = 1.0
+    resumed: Mapping[int, Resumed] = field(default_factory=dict)
+    """By choice, what another worker had produced; fewer tokens than max_tokens, or as many."""
 
 
 @dataclass
@@ -102,34 +105,42 @@ class Generator:
             mailbox.end(error)
 
     async def _choose(self, request: Request, mailbox: Mailbox) -> Summary:
-        """Run the choices: the first one alone until its prompt is computed, which the others then find in the cache."""
+        """Run the choices: one of them alone until its prompt is computed, which the others then find in the cache."""
         begun = asyncio.Event()
-        choices = [asyncio.create_task(self._generate(request, 0, mailbox, begun))]
+        answers = [_Answer(self._vocabulary, request, index) for index in range(request.choices)]
+        # One that another worker had brought to its end computes no prompt.
+        first = next((index for index, one in enumerate(answers) if one.choice is None), 0)
+        answers = [answers[first], *answers[:first], *answers[first + 1 :]]
+        choices = [asyncio.create_task(self._generate(request, answers[0], mailbox, begun))]
         waiting = asyncio.create_task(begun.wait())
         try:
             if request.choices > 1:
                 await asyncio.wait((*choices, waiting), return_when=asyncio.FIRST_COMPLETED)
             if begun.is_set():
                 choices += [
-                    asyncio.create_task(self._generate(request, index, mailbox, begun))
-                    for index in range(1, request.choices)
+                    asyncio.create_task(self._generate(request, one, mailbox, begun)) for one in answers[1:]
                 ]
-            ended = await asyncio.gather(*choices)
+            await asyncio.gather(*choices)
         finally:
             for task in (*choices, waiting):
                 task.cancel()
             await asyncio.gather(*choices, waiting, return_exceptions=True)
         return Summary(
-            choices=tuple(one.choice for one in ended),
+            choices=tuple(one.choice for one in sorted(answers, key=_index) if one.choice is not None),
             prompt_tokens=len(request.prompt),
-            cached_tokens=ended[0].cached_tokens,
-            completion_tokens=sum(one.tokens for one in ended),
+            cached_tokens=answers[0].cached_tokens,
+            completion_tokens=sum(one.tokens for one in answers),
         )
 
     async def _generate(
-        self, request: Request, index: int, mailbox: Mailbox, begun: asyncio.Event
-    ) -> "_Ended":
+        self, request: Request, answer: "_Answer", mailbox: Mailbox, begun: asyncio.Event
+    ) -> None:
         """Run one choice to its end; `begun` is set with its first output."""
+        if answer.choice is not None:
+            _begin(mailbox, begun, Started(len(request.prompt), 0))
+            answer.put_into(mailbox)
+            return
+        index = answer.index
         sequence = EngineRequest(
             request_id=request.request_id,
             account_id=request.account_id,
@@ -137,23 +148,16 @@ class Generator:
             sampling=replace(request.sampling, seed=(request.sampling.seed + index) % _SEEDS),
             adapter=request.adapter.digest if request.adapter is not None else None,
             account_weight=request.account_weight,
+            produced=answer.resumed.token_ids,
         )
-        text = TextStream(self._vocabulary, request.prompt, request.stop)
-        cached, produced = 0, 0
         try:
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
-                    if not begun.is_set():
-                        mailbox.start(Started(len(request.prompt), output.cached_tokens))
-                        begun.set()
-                    cached = max(cached, output.cached_tokens)
-                    chunk = _chunk_of(output, text, index)
-                    produced += len(chunk.token_ids)
-                    if chunk.text or chunk.token_ids:
-                        mailbox.put(chunk)
-                    finish = output.finish if text.stop is None else Finish.STOP
-                    if finish is not None:
-                        return _Ended(Choice(finish, text.stop or ""), cached, produced)
+                    _begin(mailbox, begun, Started(len(request.prompt), output.cached_tokens))
+                    answer.take(output)
+                    answer.put_into(mailbox)
+                    if answer.choice is not None:
+                        return
         except EngineStoppedError as error:
             _log.warning("sequence_ended_by_engine", why=str(error))
         raise engine_stopped()
@@ -178,24 +182,59 @@ class Generator:
             self._taken -= choices
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """One choice's part of the summary."""
+class _Answer:
+    """One choice: what has come of it, where another worker left off or from the beginning, and how it ended."""
 
-    choice: Choice
-    cached_tokens: int
-    tokens: int
+    def __init__(self, vocabulary: Vocabulary, request: Request, index: int) -> None:
+        """Raises InvalidFieldError for what cannot be resumed."""
+        self.index = index
+        self.resumed = request.resumed.get(index, Resumed())
+        self.cached_tokens = 0
+        self.tokens = len(self.resumed.token_ids)
+        """All that were produced, elsewhere too."""
+        self.choice: Choice | None = None
+        """How it ended; None while it runs."""
+        self._text = TextStream(vocabulary, request.prompt, request.stop)
+        is_all = 0 < request.sampling.max_tokens <= self.tokens
+        self._ready = Chunk(replay(self._text, self.resumed, is_all=is_all), (), choice=index)
+        if self._text.stop is not None or is_all:
+            self._end(Finish.LENGTH)
+
+    def take(self, output: EngineOutput) -> None:
+        """Its tokens, up to the one that completes a stop string; the engine may have run further."""
+        self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        pieces: list[str] = []
+        used = 0
+        for token_id in output.token_ids:
+            pieces.append(self._text.push(token_id))
+            used += 1
+            if self._text.stop is not None:
+                break
+        if output.finish is not None and self._text.stop is None:
+            pieces.append(self._text.finish())
+        self.tokens += used
+        self._ready += Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used], self.index)
+        if self._text.stop is not None or output.finish is not None:
+            self._end(output.finish)
+
+    def put_into(self, mailbox: Mailbox) -> None:
+        """Hand over what has come."""
+        chunk, self._ready = self._ready, Chunk("", (), choice=self.index)
+        if chunk.text or chunk.token_ids:
+            mailbox.put(chunk)
+
+    def _end(self, finish: Finish | None) -> None:
+        if self._text.stop is not None or finish is None:
+            finish = Finish.STOP
+        self.choice = Choice(finish, self._text.stop or "")
 
 
-def _chunk_of(output: EngineOutput, text: TextStream, choice: int) -> Chunk:
-    """Up to the token that completes a stop string; the engine may have run further."""
-    pieces: list[str] = []
-    used = 0
-    for token_id in output.token_ids:
-        pieces.append(text.push(token_id))
-        used += 1
-        if text.stop is not None:
-            break
-    if output.finish is not None and text.stop is None:
-        pieces.append(text.finish())
-    return Chunk("".join(pieces), output.token_ids[:used], output.logprobs[:used], choice)
+def _index(answer: _Answer) -> int:
+    return answer.index
+
+
+def _begin(mailbox: Mailbox, begun: asyncio.Event, started: Started) -> None:
+    """Say it once, with the first output of any choice."""
+    if not begun.is_set():
+        mailbox.start(started)
+        begun.set()

@@ -8,6 +8,7 @@ from services.common.adapters.version import AdapterVersion
 from services.worker.chunks import Chunk, Started, Summary
 from services.worker.engine.interface import EngineCapabilities, Finish, Sampling, TokenLogprob
 from services.worker.generator import Request
+from services.worker.text.resumed_text import Resumed
 from services.worker.text.token_texts import TokenTexts
 
 _MAX_WEIGHT = 1_000
@@ -22,11 +23,10 @@ def request_of(message: worker_pb2.GenerateRequest) -> Request:
     """What the gateway asks for, which has checked it.
 
     Raises NotImplementedYetError for what is not done yet, and InvalidFieldError for a weight out of its bounds, which
-    an engine divides by.
+    an engine divides by, and for what no worker can have produced.
     """
     for field, is_asked, what in (
         ("constraint", message.HasField("constraint"), "structured output"),
-        ("resumed", len(message.resumed) > 0, "going on with what another worker began"),
         ("sampling.min_tokens", message.sampling.min_tokens != 0, "a least number of tokens"),
     ):
         if is_asked:
@@ -43,6 +43,7 @@ def request_of(message: worker_pb2.GenerateRequest) -> Request:
         stop=tuple(message.sampling.stop),
         choices=message.sampling.n or 1,
         account_weight=weight,
+        resumed=_resumed(message),
     )
 
 
@@ -119,6 +120,25 @@ class EventMessages:
             engine=self._capabilities.engine,
             mode=self._capabilities.mode,
         )
+
+
+def _resumed(message: worker_pb2.GenerateRequest) -> dict[int, Resumed]:
+    resumed: dict[int, Resumed] = {}
+    choices, most = message.sampling.n or 1, message.sampling.max_tokens
+    for place, one in enumerate(message.resumed):
+        if not 0 <= one.index < choices or one.index in resumed:
+            expected = f"a choice from 0 to {choices - 1} that is named once"
+            raise errors.InvalidFieldError(f"resumed[{place}].index", one.index, expected)
+        if len(one.token_ids) > most:
+            raise errors.InvalidFieldError(
+                f"resumed[{place}].token_ids", f"{len(one.token_ids)} tokens", f"at most max_tokens, {most}"
+            )
+        if one.text_bytes_sent < 0:
+            raise errors.InvalidFieldError(
+                f"resumed[{place}].text_bytes_sent", one.text_bytes_sent, "at least 0"
+            )
+        resumed[one.index] = Resumed(tuple(one.token_ids), one.text_bytes_sent)
+    return resumed
 
 
 def _sampling(params: worker_pb2.Sampling) -> Sampling:

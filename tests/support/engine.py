@@ -67,21 +67,28 @@ def make_request(
     prompt: Sequence[int],
     *,
     adapter: str | None = None,
+    produced: Sequence[int] = (),
     **sampling: Any,  # Sampling's fields
 ) -> EngineRequest:
     """Greedy, 20 tokens, past the end of text, unless told otherwise."""
     options = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True, **sampling}
-    return EngineRequest("request", "account", prompt, Sampling(**options), adapter)
+    return EngineRequest("request", "account", prompt, Sampling(**options), adapter, produced=produced)
 
 
 async def answer(
-    engine: LocalEngine, prompt: Sequence[int], *, adapter: str | None = None, **sampling: Any
+    engine: LocalEngine,
+    prompt: Sequence[int],
+    *,
+    adapter: str | None = None,
+    produced: Sequence[int] = (),
+    **sampling: Any,
 ) -> Answer:
     """Run one sequence to its end."""
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] = []
     finish, cached = None, 0
-    async with aclosing(engine.generate(make_request(prompt, adapter=adapter, **sampling))) as outputs:
+    request = make_request(prompt, adapter=adapter, produced=produced, **sampling)
+    async with aclosing(engine.generate(request)) as outputs:
         async for output in outputs:
             assert finish is None
             token_ids.extend(output.token_ids)

@@ -167,6 +167,8 @@ class WorkerClient:
         self,
         prompt: Sequence[int],
         adapter: fleet_pb2.AdapterRef | None = None,
+        *,
+        resumed: Sequence[worker_pb2.ResumedChoice] = (),
         **sampling: Any,  # Sampling's fields
     ) -> "grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]":
         """A greedy request, unless told otherwise."""
@@ -180,7 +182,12 @@ class WorkerClient:
         }
         params = worker_pb2.Sampling(**{**complete, **sampling})
         request = worker_pb2.GenerateRequest(
-            request_id="test", account="acme", adapter=adapter, prompt_token_ids=prompt, sampling=params
+            request_id="test",
+            account="acme",
+            adapter=adapter,
+            prompt_token_ids=prompt,
+            sampling=params,
+            resumed=resumed,
         )
         return self.stub.Generate(request, metadata=CALLS.metadata(request_id="test"), timeout=60)
 

@@ -18,6 +18,7 @@ class Sampling:
     """How one sequence's tokens are chosen; fields and ranges as in sampling.proto, checked and complete."""
 
     max_tokens: int
+    """Of the whole output, what was produced elsewhere included."""
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -47,6 +48,9 @@ class EngineRequest:
     """Content digest of a loaded adapter; None runs the base."""
     account_weight: float = 1.0
     """The account's share of the engine against others'; above 0."""
+    produced: Sequence[int] = ()
+    """What of its output another engine gave before; fewer than max_tokens. The sequence goes on behind it as that engine
+    would have, and yields only what is new."""
 
 
 @dataclass(frozen=True)

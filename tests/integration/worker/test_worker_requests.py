@@ -3,6 +3,7 @@
 import asyncio
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -89,7 +90,7 @@ async def test_n_choices_are_what_n_requests_with_those_seeds_would_be(
 ) -> None:
     adapter = world.on_hub()
     prompt = world.prompt("The quick brown fox jumps over the lazy dog, and the dog does not mind at all.")
-    options = {"temperature": 1.0, "max_tokens": 16, "ignore_eos": True}
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": 16, "ignore_eos": True}
     alone = [await client.answer(prompt, adapter, seed=7 + index, **options) for index in range(3)]
     texts, usage = ["", "", ""], None
     async for response in client.stream(prompt, adapter, seed=7, n=3, **options):
@@ -231,3 +232,35 @@ async def test_health_and_reflection_answer_without_the_secret(world: World, cli
             return list(ProtoReflectionDescriptorDatabase(channel).get_services())
 
     assert name in await asyncio.to_thread(listed)
+
+
+async def test_an_answer_that_another_worker_began_goes_on_with_penalties_and_stop_strings(
+    world: World, client: WorkerClient
+) -> None:
+    adapter, prompt = world.on_hub(), world.prompt("The quick brown fox")
+    options: dict[str, Any] = {
+        "temperature": 1.0, "seed": 3, "frequency_penalty": 1.5, "max_tokens": 30, "ignore_eos": True,
+    }  # fmt: skip
+    whole = await client.answer(prompt, adapter, **options)
+    stop = whole.text[-6:-2]
+    cases: tuple[dict[str, Any], ...] = ({}, {"stop": [stop]})
+    for more in cases:
+        expected = await client.answer(prompt, adapter, **options, **more)
+        cut = len(expected.token_ids) // 2
+        texts: list[str] = []
+        tokens: list[int] = []
+        async for response in client.stream(prompt, adapter, **options, **more):
+            # What a gateway has of a worker that goes away now.
+            texts.append(response.chunk.text)
+            tokens += response.chunk.token_ids
+            if len(tokens) >= cut:
+                break
+        had = worker_pb2.ResumedChoice(
+            index=0, token_ids=tokens, text_bytes_sent=len("".join(texts).encode())
+        )
+        rest = await client.answer(prompt, adapter, resumed=[had], **options, **more)
+        assert "".join(texts) + rest.text == expected.text
+        assert (*tokens, *rest.token_ids) == expected.token_ids
+        assert rest.choice == expected.choice
+        assert rest.usage.completion_tokens == expected.usage.completion_tokens
+        assert rest.usage.prompt_tokens == len(prompt)

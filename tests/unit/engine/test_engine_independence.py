@@ -92,3 +92,46 @@ async def test_a_sequence_that_had_to_make_room_goes_on_as_it_would_have(base: P
         assert engine.stats().preemptions_total > 0
     assert [one.token_ids for one in got] == [one.token_ids for one in expected]
     assert [one.logprobs for one in got] == [one.logprobs for one in expected]
+
+
+PENALTIES: list[dict[str, Any]] = [
+    {},
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": -1.5},
+    {"repetition_penalty": 1.3},
+    {"presence_penalty": 0.5, "frequency_penalty": 0.7, "repetition_penalty": 0.8, "logit_bias": {5: 3.0}},
+    {"temperature": 0.0, "frequency_penalty": 2.0, "logit_bias": {9: -4.0}},
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kernels", ["auto", "off"])
+async def test_a_sequence_that_another_engine_began_goes_on_as_that_would_have(
+    base: Path, adapter: Path, dtype: str, kernels: str
+) -> None:
+    prompt = PROMPT[:203]
+    options: dict[str, Any] = {"dtype": dtype, "kernels": kernels}
+    async with (
+        running_engine(base, threads=2, **options) as one,
+        running_engine(base, **options) as other,
+        one.adapter(files_of(adapter)),
+        other.adapter(files_of(adapter)),
+    ):
+        for place, more in enumerate(PENALTIES):
+            asked = {**SAMPLING, **more, "adapter": adapter.name if place % 2 else None}
+            whole = await answer(one, prompt, **asked)
+            for produced in (1, 16, 39):
+                begun = whole.token_ids[:produced]
+                # The second time it is found in the cache, as output of the prompt.
+                for _ in range(2):
+                    rest = await answer(other, prompt, produced=begun, **asked)
+                    assert rest.token_ids == whole.token_ids[produced:]
+                    assert rest.finish is whole.finish
+                    assert rest.cached_tokens <= len(prompt)
+                    if kernels == "auto":  # torch's sums depend on the shape of a batch
+                        assert rest.logprobs == whole.logprobs[produced:]
+        stats = other.stats()
+        asked_for = len(PENALTIES) * 3 * 2
+        assert stats.prompt_tokens_total == asked_for * len(prompt)
+        new = sum(40 - produced for produced in (1, 16, 39))
+        assert stats.completion_tokens_total == len(PENALTIES) * 2 * new

@@ -165,7 +165,7 @@ async def test_a_seeded_sequence_does_not_depend_on_its_neighbours_and_can_be_re
         crowd = [answer(engine, prompt, temperature=1.0, seed=place) for place, prompt in enumerate(PROMPTS)]
         among, *_ = await asyncio.gather(answer(engine, PROMPTS[2], **sampling), *crowd)
         assert among.token_ids == alone
-        rest = await answer(engine, [*PROMPTS[2], *alone[:8]], **{**sampling, "max_tokens": 12})
+        rest = await answer(engine, PROMPTS[2], produced=alone[:8], **sampling)
         assert rest.token_ids == alone[8:]
         assert (await answer(engine, PROMPTS[2], **{**sampling, "seed": 43})).token_ids != alone
 
@@ -188,6 +188,8 @@ async def test_a_request_that_can_never_run_is_refused_at_once(base: Path) -> No
             ("prompt", make_request([-1])),
             ("max_tokens", make_request([5] * 4, max_tokens=61)),
             ("max_tokens", make_request([5], max_tokens=0)),
+            ("max_tokens", make_request([5], max_tokens=3, produced=[6, 7, 8])),
+            ("produced", make_request([5], produced=[6, 384])),
             ("logit_bias", make_request([5], logit_bias={384: 1.0})),
             ("adapter", make_request([5], adapter="nobody holds it")),
         ):

@@ -168,7 +168,8 @@ class EngineLoop:
 
     def _advance(self, sequence: Sequence[LoadedAdapter], sampled: Sampled | None) -> None:
         """Append a token to its sequence, or end the sequence."""
-        if not sequence.output_length:  # once: a preempted sequence is computed again, with what it produced
+        if not sequence.answered:  # once: a preempted sequence is computed again, with what it produced
+            sequence.answered = True
             self._counts.prompt_tokens_total += sequence.prompt_length
             self._counts.cached_tokens_total += sequence.cached_tokens
         if sampled is None:

@@ -181,14 +181,21 @@ class LocalEngine:
         """Refuse what would fail a whole step or wait for ever; other bounds are checked before the engine."""
         if not request.prompt:
             raise InvalidFieldError("prompt", "empty", "at least one token")
-        for name, token_ids in (("prompt", request.prompt), ("logit_bias", request.sampling.logit_bias)):
+        named = {
+            "prompt": request.prompt,
+            "produced": request.produced,
+            "logit_bias": request.sampling.logit_bias,
+        }
+        for name, token_ids in named.items():
             stranger = next((token for token in token_ids if not 0 <= token < self._base.vocabulary), None)
             if stranger is not None:
                 raise InvalidFieldError(
                     name, stranger, f"made of token ids from 0 to {self._base.vocabulary - 1}"
                 )
-        if request.sampling.max_tokens < 1:
-            raise InvalidFieldError("max_tokens", request.sampling.max_tokens, "at least 1")
+        least = len(request.produced) + 1
+        if request.sampling.max_tokens < least:
+            had = f", as {least - 1} were produced" if request.produced else ""
+            raise InvalidFieldError("max_tokens", request.sampling.max_tokens, f"at least {least}{had}")
         longest = len(request.prompt) + request.sampling.max_tokens
         if longest > self._context_length:
             raise InvalidFieldError(

@@ -155,7 +155,7 @@ class Scheduler(Generic[Adapter]):
             self._free(sequence)
             return None
         if not sequence.begun:
-            sequence.cached_tokens = sequence.computed
+            sequence.cached_tokens = min(sequence.computed, sequence.prompt_length)
         self._running.append(self._waiting.take(account))
         return sequence
 
@@ -164,7 +164,7 @@ class Scheduler(Generic[Adapter]):
         sequence, size = chunk.sequence, self.pool.block_size
         sequence.begun = True
         sequence.computed = chunk.end
-        output = max(0, chunk.end - max(chunk.start, sequence.prompt_length))
+        output = max(0, chunk.end - max(chunk.start, sequence.given_length))
         self._waiting.charge(sequence, chunk.length - output, output)
         while (len(sequence.published) + 1) * size <= sequence.computed:
             place = len(sequence.published)

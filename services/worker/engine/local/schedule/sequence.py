@@ -42,6 +42,8 @@ class Sequence(Generic[Adapter]):
     """The first of `blocks`: those that are full and computed, as the prefix cache knows them."""
     cached_tokens: int = 0
     """Prompt tokens that were in the cache when it was first admitted."""
+    answered: bool = False
+    """Whether a token of it was chosen here; until then its prompt is not counted."""
     arrived: float = field(default_factory=time.monotonic)
     """Seconds, by the monotonic clock."""
     begun: bool = False
@@ -50,7 +52,7 @@ class Sequence(Generic[Adapter]):
     reweighting: Reweighting | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt)
+        self.tokens = [*self.request.prompt, *self.request.produced]
         self.reweighting = Reweighting.of(self.request.sampling)
 
     @property
@@ -63,7 +65,13 @@ class Sequence(Generic[Adapter]):
         return len(self.request.prompt)
 
     @property
+    def given_length(self) -> int:
+        """Tokens that it came with: its prompt, and what was produced elsewhere."""
+        return self.prompt_length + len(self.request.produced)
+
+    @property
     def output_length(self) -> int:
+        """What was produced elsewhere included."""
         return len(self.tokens) - self.prompt_length
 
     @property
