@@ -23,7 +23,7 @@ _GAUGES = {
     "kv_blocks": ("kv_blocks", "Blocks of keys and values that there are."),
     "kv_blocks_held": ("kv_blocks_held", "Blocks held by running sequences."),
     "kv_blocks_cached": ("kv_blocks_cached", "Blocks that a prefix may be found in, held ones among them."),
-    "adapter_slots": ("adapter_slots", "Adapters that fit on the device."),
+    "adapter_slots": ("adapter_slots", "Adapters that may be on the device at once; 0: as many as fit."),
 }
 _COUNTERS = {
     "prompt_tokens": ("prompt_tokens_total", "Prompt tokens of sequences that have begun."),

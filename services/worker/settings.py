@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import ServiceSettings, secret_field
+
+_LEAST_KV_TOKENS = 256
 
 
 class WorkerSettings(ServiceSettings):
@@ -45,16 +47,19 @@ class WorkerSettings(ServiceSettings):
         "auto",
         description="auto: native kernels where a C++ compiler and the model allow them; off: torch alone.",
     )
-    adapter_slots: int = Field(32, ge=1, le=4096, description="Adapters in device memory at once.")
+    adapter_slots: int = Field(
+        0, ge=0, le=4096, description="Adapters in device memory at once; 0: as many as fit adapter_bytes."
+    )
     adapter_bytes: int = Field(
-        8 * 1024**3,
-        ge=1,
-        description="Bytes of device memory for adapters; beyond it those not in use leave before slots run out.",
+        0,
+        ge=0,
+        description="Bytes of device memory for adapters, never exceeded; 0 takes a part of what is left after the base "
+        "is loaded, and says how much.",
     )
     host_cache_bytes: int = Field(
         2 * 1024**3,
         ge=0,
-        description="Bytes of host memory for adapters that have left the device; 0 keeps none.",
+        description="Bytes of host memory for adapters that have left an accelerator; 0 keeps none.",
     )
     prefix_cache: bool = Field(
         True,
@@ -73,9 +78,16 @@ class WorkerSettings(ServiceSettings):
         description="Requests that wait for a place; more are refused with QUEUE_FULL.",
     )
     kv_tokens: int = Field(
-        65_536,
-        ge=256,
-        description="Tokens whose keys and values fit, over all requests. With the prefix cache all of that memory comes "
-        "into use in time.",
+        0,
+        ge=0,
+        description="Tokens whose keys and values fit, over all requests; 0 takes a part of what is left after the base "
+        "is loaded, and says how much. With the prefix cache all of that memory comes into use in time.",
     )
     prefill_tokens: int = Field(512, ge=16, description="Prompt tokens that one step takes in at most.")
+
+    @field_validator("kv_tokens")
+    @classmethod
+    def _enough_for_a_request(cls, value: int) -> int:
+        if 0 < value < _LEAST_KV_TOKENS:
+            raise ValueError(f"must be 0, or at least {_LEAST_KV_TOKENS}")
+        return value

@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
 from tests.support.engine import Stepper, answer, files_of, running_engine
 from tests.support.models import write_random_adapter, write_tiny_base
 from tests.support.paths import ADAPTERS, BASE
@@ -102,6 +103,14 @@ def peft_logits(base: Path, adapter: Path | None, tokens: Sequence[int]) -> Tens
     return logits
 
 
+def loaded(stepper: Stepper, folder: Path) -> LoadedAdapter:
+    """The adapter, which takes no more memory than was set aside for it."""
+    files = files_of(folder)
+    adapter = stepper.loader.load(files)
+    assert adapter.nbytes <= stepper.loader.most_bytes(files)
+    return adapter
+
+
 @pytest.mark.parametrize("use_kernels", [True, False], ids=["native", "torch"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_every_variant_equals_peft_alone_and_with_all_the_others(
@@ -115,7 +124,7 @@ def test_every_variant_equals_peft_alone_and_with_all_the_others(
         folder = None
         if options is not None:
             folder = write_random_adapter(tmp_path / str(seed), base, seed=seed, **options)
-        adapter = None if folder is None else stepper.loader.load(files_of(folder))
+        adapter = None if folder is None else loaded(stepper, folder)
         expected.append(peft_logits(base, folder, tokens))
         sequences.append((tokens, adapter))
         (alone,) = stepper.logits(sequences[-1:], prompt_length=PROMPT)
@@ -186,7 +195,7 @@ def test_families_with_adapters_equal_peft(tmp_path: Path, family: str, use_kern
         for seed, options in enumerate(FAMILY_VARIANTS[family])
     ]
     tokens = [tokens_of(PROMPT + 40, seed) for seed in range(1 + len(folders))]
-    adapters = [None, *(stepper.loader.load(files_of(folder)) for folder in folders)]
+    adapters = [None, *(loaded(stepper, folder) for folder in folders)]
     found = stepper.logits(list(zip(tokens, adapters, strict=True)), prompt_length=PROMPT)
     for one, folder, logits in zip(tokens, [None, *folders], found, strict=True):
         assert (logits - peft_logits(base, folder, one)).abs().max() <= TOLERANCE, folder

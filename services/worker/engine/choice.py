@@ -29,6 +29,7 @@ async def _start_local(settings: WorkerSettings, folder: Path) -> Engine:
     # Seconds of import: not for --help, and not while the registry is away.
     from services.worker.engine.local.engine_config import EngineConfig  # noqa: PLC0415
     from services.worker.engine.local.local_engine import LocalEngine  # noqa: PLC0415
+    from services.worker.engine.local.memory_plan import NotEnoughMemoryError  # noqa: PLC0415
     from services.worker.engine.local.model.unsupported_model import UnsupportedModelError  # noqa: PLC0415
 
     config = EngineConfig(
@@ -47,5 +48,5 @@ async def _start_local(settings: WorkerSettings, folder: Path) -> Engine:
     )
     try:
         return await LocalEngine.start(config)
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, NotEnoughMemoryError) as error:
         raise StartRefusedError(f"the base model cannot be served: {error}") from None

@@ -127,6 +127,7 @@ class EngineStats(StepStats):
     """Pins by digest of each resident adapter."""
     adapter_bytes: Mapping[str, int] = field(default_factory=dict)
     adapter_slots: int = 0
+    """0: as many as fit in memory."""
     adapter_requests_total: int = 0
     adapter_hits_total: int = 0
     """Of the requests, those whose adapter was resident or on its way."""

@@ -18,16 +18,16 @@ class EngineConfig:
     """auto: bfloat16 where the device computes in it, or the kernels widen the checkpoint's; else float32."""
     threads: int = 0
     """CPU threads of one step; 0 takes the cores that this process may use. See `processors`."""
-    adapter_slots: int = 32
-    """Adapters resident at once."""
-    adapter_bytes: int = 8 * 1024**3
-    """Device memory for adapters; beyond it those not in use leave before slots run out."""
+    adapter_slots: int = 0
+    """Adapters resident at once; 0: as many as fit `adapter_bytes`."""
+    adapter_bytes: int = 0
+    """Device memory for adapters, never exceeded; 0 takes a part of what is left: `memory_plan`."""
     host_cache_bytes: int = 2 * 1024**3
-    """Host memory for adapters that have left the device; 0 keeps none."""
+    """Host memory for adapters that have left an accelerator; 0 keeps none. On a CPU `adapter_bytes` are that already."""
     max_sequences: int = 64
     """Sequences running at once; more wait."""
-    kv_tokens: int = 65_536
-    """Tokens whose keys and values fit, over all sequences; rounded up to whole blocks."""
+    kv_tokens: int = 0
+    """Tokens whose keys and values fit, over all sequences; rounded up to whole blocks. 0 takes a part of what is left."""
     prefill_tokens: int = 512
     """Prompt tokens one step takes in at most; fewer where they would stall the others' tokens: `PrefillPace`."""
     prefix_cache: bool = True

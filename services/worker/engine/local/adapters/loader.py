@@ -14,6 +14,7 @@ from services.common.logs import get_logger
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.adapters.builder import AdapterBuilder, BaseWeights
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.local.adapters.loaded_size import most_bytes
 from services.worker.engine.local.adapters.module_tensors import read_tensors
 from services.worker.engine.local.model.probe import ModelProbe
 
@@ -30,6 +31,10 @@ class AdapterLoader:
     device: torch.device
     prepare: Callable[[str, AdapterWeights], LoadedAdapter]
     """Brings an adapter's weights, by its digest, into the form that the runner takes."""
+
+    def most_bytes(self, files: AdapterFiles) -> int:
+        """What the adapter takes at most once it is loaded. Raises InvalidFieldError as `load` does."""
+        return most_bytes(files.folder, self.dtype)
 
     @torch.inference_mode()
     def load(self, files: AdapterFiles) -> LoadedAdapter:

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from services.common.errors import InvalidFieldError
 from services.common.logs import get_logger
 from services.worker.engine.interface import AdapterFiles, EngineStoppedError
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
@@ -23,6 +24,8 @@ class _Slot:
     """A place in memory, taken by an adapter that is resident or on its way."""
 
     loaded: asyncio.Future[LoadedAdapter]
+    nbytes: int
+    """What it takes; until it is loaded, at most."""
     pins: int = 0
     yielding: bool = False
     """It is to go to somebody who waits: new requests for its adapter queue behind them."""
@@ -36,9 +39,11 @@ class _Slot:
 
 @dataclass(eq=False)
 class _Ticket:
-    """One request that waits for a slot."""
+    """One request that waits for room."""
 
     files: AdapterFiles
+    nbytes: int
+    """What its adapter takes at most."""
     granted: asyncio.Future[_Slot] = field(default_factory=asyncio.Future)
 
 
@@ -55,10 +60,11 @@ class SlotCounts:
 
 
 class AdapterSlots:
-    """A fixed number of slots, and a queue for them in order of arrival.
+    """Room for adapters by bytes, and by number where that is bounded too; and a queue for it in order of arrival.
 
-    While requests wait, as many adapters in use take no new requests, so that a slot comes free within the
-    time that running ones take: a busy adapter cannot keep a cold one out.
+    An adapter's bytes are taken before it is loaded, so that what is resident and on its way never exceeds the bound.
+    While requests wait, so many adapters in use take no new requests that room comes free within the time that
+    running ones take: a busy adapter cannot keep a cold one out.
     """
 
     def __init__(
@@ -67,28 +73,36 @@ class AdapterSlots:
         load: Callable[[AdapterFiles], LoadedAdapter],
         executor: Executor,
         *,
+        most_bytes: Callable[[AdapterFiles], int],
         max_bytes: int,
         evicted: Callable[[LoadedAdapter], None] = lambda _adapter: None,
     ) -> None:
         """`load` runs in `executor`; what it raises goes to all who wait for that adapter.
 
-        max_bytes: of loaded adapters; where they are more, those that nobody holds go, whatever slots are left.
+        count: adapters at once; 0: as many as fit max_bytes.
+
+        `most_bytes` says, in a thread, what an adapter will take at most, and may raise what `load` does.
 
         `evicted` is told of every adapter that gives its place to another.
         """
         self._count = count
         self._load = load
         self._executor = executor
+        self._most_bytes = most_bytes
         self._max_bytes = max_bytes
         self._evicted = evicted
         self.counts = SlotCounts()
         self._slots: OrderedDict[str, _Slot] = OrderedDict()  # least recently used first
         self._queue: list[_Ticket] = []
+        self._measuring: dict[str, asyncio.Task[int]] = {}
         self._closed = False
 
     @asynccontextmanager
     async def hold(self, files: AdapterFiles) -> AsyncIterator[LoadedAdapter]:
-        """Pin an adapter while the context lasts, loading it first where needed."""
+        """Pin an adapter while the context lasts, loading it first where needed.
+
+        Raises InvalidFieldError ADAPTER_TOO_LARGE for one that the bytes do not hold even alone, and what `load` does.
+        """
         slot = await self._pin(files)
         try:
             # Shielded: one who gives up must not cancel the load for the others.
@@ -126,7 +140,9 @@ class AdapterSlots:
         self.counts.hits += slot is not None
         if slot is not None and not slot.yielding:
             return self._use(files.digest, slot)
-        ticket = _Ticket(files)
+        ticket = _Ticket(files, await self._measured(files))
+        if self._closed:
+            raise EngineStoppedError("the engine has stopped")
         self._queue.append(ticket)
         self._advance()
         try:
@@ -138,6 +154,26 @@ class AdapterSlots:
             self._advance()
             raise
 
+    async def _measured(self, files: AdapterFiles) -> int:
+        """Once for all who ask at the same time, so that they come into the queue together, and share what follows."""
+        measuring = self._measuring.get(files.digest)
+        if measuring is None:
+            measuring = asyncio.create_task(asyncio.to_thread(self._measure, files))
+            self._measuring[files.digest] = measuring
+            measuring.add_done_callback(lambda _: self._measuring.pop(files.digest))
+        return await asyncio.shield(measuring)
+
+    def _measure(self, files: AdapterFiles) -> int:
+        nbytes = self._most_bytes(files)
+        if nbytes > self._max_bytes:
+            raise InvalidFieldError(
+                "adapter",
+                f"up to {nbytes} bytes in memory",
+                f"at most {self._max_bytes} bytes, which the worker has for adapters",
+                reason="ADAPTER_TOO_LARGE",
+            )
+        return nbytes
+
     def _use(self, digest: str, slot: _Slot) -> _Slot:
         slot.pins += 1
         self._slots.move_to_end(digest)
@@ -148,58 +184,68 @@ class AdapterSlots:
         self._advance()
 
     def _advance(self) -> None:
-        """Give slots to the queue's head as long as there are any, and to all who want the same adapter."""
+        """Give room to the queue's head as long as there is any, and to all who want the same adapter."""
         self._queue = [ticket for ticket in self._queue if not ticket.granted.cancelled()]
         while self._queue:
-            files = self._queue[0].files
+            files, nbytes = self._queue[0].files, self._queue[0].nbytes
             slot = self._slots.get(files.digest)
             if slot is None:
-                if len(self._slots) >= self._count and not self._evict():
+                if not self._make_room(nbytes):
                     break
-                slot = self._start_loading(files)
+                slot = self._start_loading(files, nbytes)
             granted = [ticket for ticket in self._queue if ticket.files.digest == files.digest]
             self._queue = [ticket for ticket in self._queue if ticket.files.digest != files.digest]
             for ticket in granted:
                 ticket.granted.set_result(self._use(files.digest, slot))
         self._choose_yielding()
 
-    def _evict(self) -> bool:
-        digest = next(
-            (digest for digest, slot in self._slots.items() if not slot.pins and slot.resident), None
-        )
-        if digest is None:
-            return False
+    def _make_room(self, nbytes: int) -> bool:
+        """Evict until there is room for one more of `nbytes`; False where those that are held leave none."""
+        held = [slot for slot in self._slots.values() if slot.pins or not slot.resident]
+        if self._is_short(len(held) + 1, sum(slot.nbytes for slot in held) + nbytes):
+            return False  # then nobody goes for nothing
+        while self._is_short(len(self._slots) + 1, self._taken_bytes() + nbytes):
+            self._evict()
+        return True
+
+    def _is_short(self, count: int, nbytes: int) -> bool:
+        return bool(self._count and count > self._count) or nbytes > self._max_bytes
+
+    def _evict(self) -> None:
+        digest = next(digest for digest, slot in self._slots.items() if not slot.pins and slot.resident)
         adapter = self._slots.pop(digest).resident
         assert adapter is not None
         try:
             self._evicted(adapter)
         except Exception:  # whoever waits for the place is to have it all the same
             _log.exception("evicted_adapter_not_kept", digest=digest)
-        return True
 
-    def _loaded_bytes(self) -> int:
-        return sum(adapter.nbytes for slot in self._slots.values() if (adapter := slot.resident) is not None)
+    def _taken_bytes(self) -> int:
+        return sum(slot.nbytes for slot in self._slots.values())
 
     def _choose_yielding(self) -> None:
-        """Have one slot yield for each adapter in the queue that has none, the least recently asked for first."""
-        wanted = {ticket.files.digest for ticket in self._queue}
-        missing = len(wanted - self._slots.keys())
+        """Have as many yield as the adapters in the queue that are not here need, the least recently asked for first."""
+        missing = {ticket.files.digest: ticket.nbytes for ticket in self._queue}
+        for digest in self._slots:
+            missing.pop(digest, None)
+        count, nbytes = len(self._slots) + len(missing), self._taken_bytes() + sum(missing.values())
         for slot in self._slots.values():
-            slot.yielding = missing > 0
-            missing -= 1
+            slot.yielding = bool(missing) and self._is_short(count, nbytes)
+            count, nbytes = count - 1, nbytes - slot.nbytes
 
-    def _start_loading(self, files: AdapterFiles) -> _Slot:
-        slot = _Slot(asyncio.get_running_loop().run_in_executor(self._executor, self._load, files))
+    def _start_loading(self, files: AdapterFiles, nbytes: int) -> _Slot:
+        slot = _Slot(asyncio.get_running_loop().run_in_executor(self._executor, self._load, files), nbytes)
         self._slots[files.digest] = slot
         started = time.monotonic()
-        slot.loaded.add_done_callback(lambda loaded: self._finish_loading(files.digest, loaded, started))
+        slot.loaded.add_done_callback(lambda _: self._finish_loading(files.digest, slot, started))
         return slot
 
-    def _finish_loading(self, digest: str, loaded: asyncio.Future[LoadedAdapter], started: float) -> None:
+    def _finish_loading(self, digest: str, slot: _Slot, started: float) -> None:
         self.counts.loads += 1
         self.counts.load_seconds += time.monotonic() - started
-        if loaded.cancelled() or loaded.exception() is not None:
+        adapter = slot.resident
+        if adapter is None:
             self._slots.pop(digest, None)
-        while self._loaded_bytes() > self._max_bytes and self._evict():
-            pass
+        else:
+            slot.nbytes = adapter.nbytes
         self._advance()

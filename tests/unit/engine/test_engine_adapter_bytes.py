@@ -1,0 +1,214 @@
+"""Memory for adapters: what is resident and on its way never exceeds the bound, however they come and go."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.common.errors import InvalidFieldError
+from services.worker.engine.interface import AdapterFiles
+from services.worker.engine.local.adapters.delta import Delta
+from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.local.adapters.slots import AdapterSlots
+from tests.support.engine import answer, files_of, running_engine
+from tests.support.models import write_random_adapter, write_tiny_base
+
+BOUND = 1_000
+
+
+def size_of(files: AdapterFiles) -> int:
+    """Bytes in memory, by the digest: `300-a`."""
+    return int(files.digest.split("-")[0])
+
+
+def files(digest: str) -> AdapterFiles:
+    return AdapterFiles(digest, Path("/nowhere"))
+
+
+class Memory:
+    """What loads adapters of the sizes that they say, or half of it, and watches the bound."""
+
+    def __init__(self, *, part: float = 1.0) -> None:
+        self.part = part
+        self.left: list[str] = []
+        self.slots: AdapterSlots | None = None
+
+    def load(self, wanted: AdapterFiles) -> LoadedAdapter:
+        numbers = int(size_of(wanted) * self.part) // 4
+        return LoadedAdapter(wanted.digest, AdapterWeights({"m": Delta(bias=torch.ones(numbers))}))
+
+    def check(self) -> None:
+        assert self.slots is not None
+        assert sum(slot.nbytes for slot in self.slots._slots.values()) <= BOUND
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+async def one_after_the_other() -> AsyncIterator[None]:
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        yield
+
+
+def made(memory: Memory, executor: ThreadPoolExecutor, *, count: int = 0) -> AdapterSlots:
+    memory.slots = AdapterSlots(
+        count,
+        memory.load,
+        executor,
+        most_bytes=size_of,
+        max_bytes=BOUND,
+        evicted=lambda adapter: memory.left.append(adapter.digest),
+    )
+    return memory.slots
+
+
+async def use(slots: AdapterSlots, digest: str) -> None:
+    async with slots.hold(files(digest)):
+        pass
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.to_thread(lambda: None)
+        await asyncio.sleep(0)
+
+
+async def test_those_that_nobody_holds_go_and_no_more_than_need_be(executor: ThreadPoolExecutor) -> None:
+    memory = Memory()
+    slots = made(memory, executor)
+    for digest in ("300-a", "300-b", "300-c"):
+        await use(slots, digest)
+    async with slots.hold(files("300-a")):
+        await use(slots, "400-d")
+        assert memory.left == ["300-b"]
+        await use(slots, "600-e")
+        assert list(slots.residents()) == ["300-a", "600-e"]
+
+
+async def test_who_does_not_fit_beside_what_is_held_waits_and_evicts_nothing_in_vain(
+    executor: ThreadPoolExecutor,
+) -> None:
+    memory = Memory()
+    slots = made(memory, executor)
+    await use(slots, "200-idle")
+    async with slots.hold(files("500-held")):
+        waiting = asyncio.create_task(use(slots, "600-large"))
+        await settle()
+        assert not waiting.done()
+        assert memory.left == []
+        # Whoever comes behind waits too, so that a large one is not starved by small ones.
+        small = asyncio.create_task(use(slots, "100-small"))
+        await settle()
+        assert not small.done()
+    await asyncio.gather(waiting, small)
+    assert memory.left == ["200-idle", "500-held"]
+
+
+async def test_as_many_yield_as_the_bytes_that_wait_need(executor: ThreadPoolExecutor) -> None:
+    slots = made(Memory(), executor)
+    async with slots.hold(files("300-a")), slots.hold(files("300-b")), slots.hold(files("300-c")):
+        waiting = asyncio.create_task(use(slots, "600-d"))
+        await settle()
+        assert [slot.yielding for slot in slots._slots.values()] == [True, True, False]
+        await use(slots, "300-c")
+        late = asyncio.create_task(use(slots, "300-b"))
+        await settle()
+        assert not late.done()
+    await asyncio.gather(waiting, late)
+    assert not any(slot.yielding for slot in slots._slots.values())
+
+
+async def test_what_takes_less_than_was_thought_leaves_the_rest(executor: ThreadPoolExecutor) -> None:
+    slots = made(Memory(part=0.5), executor)
+    async with slots.hold(files("800-a")):
+        await asyncio.wait_for(use(slots, "600-b"), 30)
+
+
+async def test_one_that_is_larger_than_all_the_room_is_refused_by_its_bytes(
+    executor: ThreadPoolExecutor,
+) -> None:
+    memory = Memory()
+    slots = made(memory, executor)
+    await use(slots, "400-a")
+    with pytest.raises(InvalidFieldError) as caught:
+        await use(slots, "1001-b")
+    assert caught.value.reason == "ADAPTER_TOO_LARGE"
+    assert "1001" in str(caught.value)
+    assert "1000" in str(caught.value)
+    assert list(slots.residents()) == ["400-a"]
+    assert not slots._queue
+    await use(slots, "1000-c")
+    assert list(slots.residents()) == ["1000-c"]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("seed", range(5))
+async def test_whoever_comes_the_bound_holds_and_all_are_served(
+    executor: ThreadPoolExecutor, seed: int, count: int
+) -> None:
+    memory, dice = Memory(part=0.9), random.Random(seed)
+    slots = made(memory, executor, count=count)
+    digests = [f"{dice.randint(20, 1_000)}-{number}" for number in range(12)]
+
+    async def one(digest: str, turns: int) -> None:
+        async with slots.hold(files(digest)) as adapter:
+            assert adapter.digest == digest
+            for _ in range(turns):
+                memory.check()
+                await asyncio.sleep(0)
+
+    asked = [dice.choice(digests) for _ in range(200)]
+    tasks = [asyncio.create_task(one(digest, dice.randint(0, 30))) for digest in asked]
+    for task in dice.sample(tasks, 20):
+        await asyncio.sleep(0)
+        task.cancel()
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+    assert all(one is None or isinstance(one, asyncio.CancelledError) for one in ended)
+    memory.check()
+    assert not any(slot.pins for slot in slots._slots.values())
+
+
+async def test_on_a_cpu_adapters_are_bounded_by_bytes_alone_and_leave_memory_when_they_go(
+    tmp_path: Path,
+) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    folders = [
+        write_random_adapter(tmp_path / f"a{number}", base, rank=4, seed=number) for number in range(40)
+    ]
+    async with running_engine(base) as engine:
+        for folder in folders:
+            async with engine.adapter(files_of(folder)):
+                await answer(engine, [5], adapter=folder.name, max_tokens=1)
+        assert len(engine.stats().adapters) == 40
+        size = max(engine.stats().adapter_bytes.values())
+    async with running_engine(base, adapter_bytes=8 * size, host_cache_bytes=1 << 30) as engine:
+        for folder in (*folders, folders[0]):
+            async with engine.adapter(files_of(folder)):
+                pass
+            assert sum(engine.stats().adapter_bytes.values()) <= 8 * size
+        assert engine.stats().host_cache_hits_total == 0
+        assert 2 <= len(engine.stats().adapters) <= 8
+
+
+async def test_a_file_that_is_none_is_refused_before_room_is_made(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (folder / "adapter_model.safetensors").write_bytes(b"not a header")
+    async with running_engine(base) as engine:
+        with pytest.raises(InvalidFieldError) as caught:
+            async with engine.adapter(files_of(folder)):
+                pass
+        assert caught.value.reason == "ADAPTER_TENSORS_INVALID"
+        assert engine.stats().adapter_loads_total == 0
