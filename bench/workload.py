@@ -1,6 +1,7 @@
 """What every candidate runs: prompts of random tokens, a fixed number of new tokens, and when each of those came."""
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Workload:
 
     def prompts(self) -> list[list[int]]:
         """[requests][prompt] token ids, the same each time; fewer or shorter ones are the beginnings of these."""
-        return [self._prompt(random.Random(number)) for number in range(self.requests)]  # noqa: S311 - a workload
+        return _prompts(self.requests, self.prompt, self.highest_token)
 
     def sampling(self, seed: int) -> Sampling:
         """Past the end of text, so that all are of one length."""
@@ -34,8 +35,11 @@ class Workload:
             max_tokens=self.new, temperature=self.temperature, top_p=self.top_p, seed=seed, ignore_eos=True
         )
 
-    def _prompt(self, dice: random.Random) -> list[int]:
-        return [dice.randrange(100, self.highest_token) for _ in range(self.prompt)]
+
+@functools.lru_cache(maxsize=32)  # so that making them is in nobody's time
+def _prompts(requests: int, length: int, highest: int) -> list[list[int]]:
+    dice = [random.Random(number) for number in range(requests)]  # noqa: S311 - a workload
+    return [[one.randrange(100, highest) for _ in range(length)] for one in dice]
 
 
 @dataclass

@@ -42,13 +42,24 @@ class Peer:
             start_new_session=True,
         )
         print(f"  starting {name}", flush=True)
-        self._until("ready")
+        try:
+            self._until("ready")
+        except RuntimeError:
+            self._end()
+            raise
         os.killpg(self._process.pid, signal.SIGSTOP)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 

@@ -63,7 +63,8 @@ def test_a_percentile_is_a_value_that_was_there(share: float, expected: float) -
 
 def test_agreement_is_of_first_tokens_and_of_all() -> None:
     found = agreement([[1, 2, 3], [4, 5, 6]], [[1, 2, 9], [7, 5, 6]])
-    assert (found.first, found.all) == (0.5, pytest.approx(4 / 6))
+    assert found.first == 0.5
+    assert found.all == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("theirs", [[[1, 2]], [[1], [2]], [[1, 2], [3, 4], [5, 6]]])
