@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 VLLM   ?= $(or $(LORAMUX_HOME),$(HOME)/.cache/loramux)/bench/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench bench-peers bench-worker soak lint format protos clean
+.PHONY: help venv demo test bench bench-plot bench-peers bench-worker soak lint format protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -31,11 +31,14 @@ bench: venv ## Our engine against itself; wants the machine for itself
 	@$(PY) -m tests.prepare
 	@$(PY) -m bench.engine
 
+bench-plot: venv ## Draw the tracked plot from what `make bench` found last on this CPU
+	@$(PY) -m bench.results.plot
+
 bench-worker: venv ## A worker process beside its bare engine
 	@$(PY) -m tests.prepare
 	@$(PY) -m bench.worker
 
-soak: venv ## Ten minutes of random traffic on the engine: memory stays flat, nothing stays held
+soak: venv ## Ten minutes of random traffic on the engine: memory stays flat, nothing stays held, accounts share fairly
 	@$(PY) -m tests.prepare
 	@$(PY) -m bench.soak
 

@@ -1,7 +1,7 @@
 """Ten minutes of random traffic: `make soak`. Ends with flat memory, all blocks and slots free, and no error, or says what not.
 
 64 adapters over 16 slots, prompts of 1 to 2,000 tokens, a fifth of the requests cancelled at some point, every kind of
-sampling, prefixes that meet.
+sampling, prefixes that meet. After it, accounts of unequal appetite share what there is: see `appetites`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
 from bench.adapters import make_adapters
+from bench.appetites import accounts, unequal_appetites, unfairness
 from bench.memory import resident_bytes
 from loramux.profile import home
 from services.worker.engine.interface import AdapterFiles, EngineRequest, Sampling
@@ -23,6 +24,7 @@ from tests.support.paths import BASE
 ADAPTERS = 64
 SLOTS = 16
 AT_ONCE = 24
+MAX_SEQUENCES = 16
 LONGEST = 2000
 FLAT = 1.05
 """Memory may be this much of what it was at half time: allocators keep some."""
@@ -92,7 +94,7 @@ async def soak(seconds: float) -> list[str]:
             BASE,
             dtype="bfloat16",
             adapter_slots=SLOTS,
-            max_sequences=16,
+            max_sequences=MAX_SEQUENCES,
             kv_tokens=5_120,
             host_cache_bytes=2 * 10**8,
         )
@@ -120,11 +122,12 @@ async def soak(seconds: float) -> list[str]:
     watcher = asyncio.create_task(watch())
     await asyncio.gather(*(client() for _ in range(AT_ONCE)))
     watcher.cancel()
+    unfair = unfairness(await unequal_appetites(engine, accounts(MAX_SEQUENCES)))
     # What was cancelled before has left by the time a later sequence ends.
     await one_request(engine, [], random.Random(0), tally)  # noqa: S311 - a workload
     stats = engine.stats()
     await engine.stop()
-    wrong = list(tally.errors)
+    wrong = [*tally.errors, *unfair]
     if stats.kv_blocks_held or stats.running or stats.waiting:
         wrong.append(f"{stats.kv_blocks_held} blocks held, {stats.running} running, {stats.waiting} waiting")
     if any(stats.adapters.values()):

@@ -4,18 +4,21 @@ The same 32 sequences on an engine in this process, and through a worker process
 interpreter lock with gRPC there; if that cost much, the engine would have to be a process of its own.
 """
 
+import argparse
 import asyncio
-import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from bench import report
-from bench.workload import Workload, tokens_per_second
+from bench.engine import QUICK_ROUNDS, ROUNDS
+from bench.results import report
+from bench.results.ratios import ratio
+from bench.rows.setup import speed_of, warm_engine
+from bench.scale import FULL, QUICK, Scale
+from bench.turns import Candidate, take_turns
 from services.worker.engine.local.engine_config import EngineConfig
-from services.worker.engine.local.local_engine import LocalEngine
 from tests.support.paths import BASE
 from tests.support.worker import (
     WorkerClient,
@@ -24,8 +27,6 @@ from tests.support.worker import (
     worker_client,
     worker_variables,
 )
-
-ROUNDS = 3
 
 
 async def through_worker(client: WorkerClient, prompts: Sequence[Sequence[int]], new: int) -> float:
@@ -38,40 +39,44 @@ async def through_worker(client: WorkerClient, prompts: Sequence[Sequence[int]],
     return sum(len(one.token_ids) for one in answers) / (loop.time() - started)
 
 
-async def run(address: str) -> dict[str, report.Value]:
+async def run(address: str, scale: Scale, rounds: int) -> dict[str, report.Value]:
     """Both by turns."""
-    engine = await LocalEngine.start(EngineConfig(BASE, dtype="bfloat16", prefix_cache=False))
-    workload = Workload()
-    speeds: dict[str, list[float]] = {"engine": [], "worker": []}
+    workload = scale.workload()
+    engine = await warm_engine(EngineConfig(scale.base, dtype="bfloat16", prefix_cache=False), scale)
     async with worker_client(address) as client:
-        for number in range(ROUNDS + 1):  # the first warms both up
-            found = {
-                "engine": await tokens_per_second(engine, workload, [None]),
-                "worker": await through_worker(client, workload.prompts(), workload.new),
-            }
-            for name, speed in found.items():
-                print(f"  round {number}/{ROUNDS}  {name:10} {speed:8.1f} tokens/s", flush=True)
-                speeds[name] += [speed] if number else []
+
+        async def measure(_number: int) -> float:
+            return await through_worker(client, workload.prompts(), workload.new)
+
+        found = await take_turns([speed_of("engine", engine, workload), Candidate("worker", measure)], rounds)
     await engine.stop()
-    return {"worker_vs_engine": statistics.median(speeds["worker"]) / statistics.median(speeds["engine"])}
+    return {"worker_vs_engine": ratio(found, "worker", "engine")}
 
 
 def main() -> None:
-    """Run, print, and merge into bench/out/latest.json."""
+    """Run the comparison, print the table, write it under bench/out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, with --quick {QUICK_ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it runs")
+    options = parser.parse_args()
+    scale = QUICK if options.quick else FULL
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     threads = str(EngineConfig(BASE).resolved_threads())
     torch.set_num_threads(int(threads))
     with tempfile.TemporaryDirectory() as name:
         folder, nowhere = Path(name), "http://127.0.0.1:9"
         with running_service("registry", registry_variables(folder, BASE, nowhere)) as registry:
-            options = {
+            settings = {
                 "DTYPE": "bfloat16",
                 "THREADS": threads,
                 "PREFIX_CACHE": "false",
                 "MAX_SEQUENCES": "32",
             }
-            variables = worker_variables(registry.address, nowhere, folder / "cache", **options)
+            variables = worker_variables(registry.address, nowhere, folder / "cache", **settings)
             with running_service("worker", variables) as worker:
-                report.write(asyncio.run(run(worker.address)))
+                results = asyncio.run(run(worker.address, scale, rounds))
+    report.keep("worker", results, quick=scale.quick)
+    report.show("worker", results, quick=scale.quick)
 
 
 if __name__ == "__main__":

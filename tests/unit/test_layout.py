@@ -159,7 +159,7 @@ def test_a_file_name_stands_for_one_subject() -> None:
 
 def test_a_folder_is_a_room_of_about_a_dozen_files() -> None:
     rooms: dict[Path, int] = defaultdict(int)
-    for path in sources("services", "loramux"):
+    for path in sources("services", "loramux", "bench"):
         rooms[path.parent] += path.name != "__init__.py"
     assert {str(room.relative_to(REPOSITORY)): count for room, count in rooms.items() if count > ROOM} == {}
 
@@ -167,7 +167,7 @@ def test_a_folder_is_a_room_of_about_a_dozen_files() -> None:
 def test_no_file_has_outgrown_its_subject() -> None:
     long = {
         str(path.relative_to(REPOSITORY)): lines
-        for path in sources("loramux", "services", "tests", "examples")
+        for path in sources("loramux", "services", "tests", "examples", "bench")
         if (lines := len(path.read_text().splitlines())) > 330
     }
     assert long == {}

@@ -12,7 +12,7 @@ from typing import Generic
 from services.worker.engine.local.schedule.sequence import Adapter, Sequence
 
 # What a token of output costs beside one of a prompt, as in the paper.
-_OUTPUT_WEIGHT = 2.0
+OUTPUT_WEIGHT = 2.0
 
 
 class FairQueue(Generic[Adapter]):
@@ -81,7 +81,7 @@ class FairQueue(Generic[Adapter]):
 
     def charge(self, sequence: Sequence[Adapter], prompt_tokens: int, output_tokens: int) -> None:
         """Note what has been computed for it."""
-        cost = prompt_tokens + _OUTPUT_WEIGHT * output_tokens
+        cost = prompt_tokens + OUTPUT_WEIGHT * output_tokens
         self._counters[_account(sequence)] += cost / self._weights[_account(sequence)]
 
     def waiting(self) -> list[str]:

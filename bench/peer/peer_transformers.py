@@ -36,8 +36,10 @@ def main() -> None:
                 do_sample=False,
                 **more,
             )
-        produced = count * (output.shape[1] - length)
-        print(f"speed {produced / (time.perf_counter() - started)}", flush=True)
+        seconds = time.perf_counter() - started
+        token_ids = output[:, length:].tolist()
+        answer = {"speed": sum(map(len, token_ids)) / seconds, "token_ids": token_ids}
+        print(f"answer {json.dumps(answer)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""vLLM as a peer: runs in its own environment, reads one command a line, answers with tokens a second.
+"""vLLM as a peer: runs in its own environment, reads one command a line, answers with tokens a second and the tokens.
 
 Imports nothing of ours: `python peer_vllm.py JOB.json`, where the job says folder, adapters and prompts.
 """
@@ -35,7 +35,9 @@ def main() -> None:
         started = time.perf_counter()
         outputs = llm.generate(prompts, sampling, lora_request=chosen, use_tqdm=False)
         seconds = time.perf_counter() - started
-        print(f"speed {sum(len(one.outputs[0].token_ids) for one in outputs) / seconds}", flush=True)
+        token_ids = [list(one.outputs[0].token_ids) for one in outputs]
+        answer = {"speed": sum(map(len, token_ids)) / seconds, "token_ids": token_ids}
+        print(f"answer {json.dumps(answer)}", flush=True)
 
 
 if __name__ == "__main__":
