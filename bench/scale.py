@@ -20,8 +20,8 @@ class Scale:
     new: int = 128
     prefill_requests: int = 32
     prefill_prompt: int = 512
-    slots: int = 64
-    """Adapters resident at once; as many fit the host cache."""
+    slots: int = 96
+    """Adapters resident at once."""
     on_disk: int = 1000
     over_disk_requests: int = 96
     """Over 8 resident adapters and over all those on disk."""

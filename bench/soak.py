@@ -96,7 +96,6 @@ async def soak(seconds: float) -> list[str]:
             adapter_slots=SLOTS,
             max_sequences=MAX_SEQUENCES,
             kv_tokens=5_120,
-            host_cache_bytes=2 * 10**8,
         )
     )
     tally, dice = Tally(), random.Random(3)  # noqa: S311 - a workload

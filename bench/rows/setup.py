@@ -46,9 +46,8 @@ async def set_up(scale: Scale, rounds: int, folder: Path) -> AsyncIterator[Setup
     config = EngineConfig(
         scale.base,
         dtype="bfloat16",
+        # Full before cold adapters come, as in a worker that has run for a while.
         adapter_slots=scale.slots,
-        # As many as the slots: both are full before cold adapters come, as in a worker that has run for a while.
-        host_cache_bytes=scale.slots * 10**7,
         # Every round has the same prompts.
         prefix_cache=False,
     )
