@@ -99,6 +99,32 @@ def test_the_least_recently_used_goes_first_and_its_end_before_its_beginning() -
     assert run_to_end(scheduler, make_sequence([*new, 5])) == 8
 
 
+def test_an_account_of_ever_new_prompts_evicts_its_own_and_not_what_others_keep() -> None:
+    scheduler, pool = make_scheduler(blocks=24)
+    kept = list(range(8 * SIZE))  # a third of all: less than an equal share
+    run_to_end(scheduler, make_sequence(kept, account="modest"))
+    for number in range(100):
+        prompt = [1_000 + number, *range(6 * SIZE)]
+        assert run_to_end(scheduler, make_sequence(prompt, account="flood")) == 0
+    assert pool.free == pool.total
+    assert run_to_end(scheduler, make_sequence([*kept, 5], account="modest")) == len(kept)
+
+
+@pytest.mark.parametrize("accounts", [2, 3, 5])
+def test_accounts_that_all_want_more_keep_as_much_as_one_another(accounts: int) -> None:
+    scheduler, pool = make_scheduler(blocks=60)
+    dice = random.Random(accounts)
+    # Of unequal appetites: the first asks as often as all others together.
+    names = ["a0"] * (accounts - 1) + [f"a{number}" for number in range(1, accounts)]
+    for number in range(500):
+        prompt = [number, *range(dice.randint(SIZE, 3 * SIZE))]
+        run_to_end(scheduler, make_sequence(prompt, account=dice.choice(names)))
+    kept = Counter(cached.account for cached in pool._by_block.values())
+    assert sum(kept.values()) >= pool.total - 4  # all but what the last one needed
+    assert max(kept.values()) - min(kept.values()) <= 4
+    assert len(kept) == accounts
+
+
 def test_what_is_forgotten_is_not_found() -> None:
     scheduler, pool = make_scheduler()
     tokens = list(range(9))

@@ -22,13 +22,15 @@ class CachedBlock:
 
     block: int
     key: "tuple[CachedBlock | Root, tuple[int, ...]]"
+    account: str
 
 
 class BlockPool:
     """Hands out block numbers 1 to `blocks`. Block 0 is the null block.
 
-    A block that nobody holds is free, or idle: it keeps what it holds until its place is needed, the least recently
-    released first.
+    A block that nobody holds is free, or idle: it keeps what it holds until its place is needed. Then the account with
+    the most idle blocks gives one up, the one it released least recently: however many prompts an account sends, what
+    others keep stays, up to an equal share (max-min fairness).
     """
 
     def __init__(self, blocks: int, block_size: int, *, prefix_cache: bool = True) -> None:
@@ -39,12 +41,14 @@ class BlockPool:
         self._holders = [0] * (blocks + 1)
         self._cached: dict[tuple[CachedBlock | Root, tuple[int, ...]], CachedBlock] = {}
         self._by_block: dict[int, CachedBlock] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._idle: dict[str, OrderedDict[int, None]] = {}
+        """By account, least recently released first; no account that has none is here."""
+        self._idle_count = 0
 
     @property
     def free(self) -> int:
         """Blocks that can be had: empty ones, and those that hold what nobody uses."""
-        return len(self._free) + len(self._idle)
+        return len(self._free) + self._idle_count
 
     @property
     def cached(self) -> int:
@@ -72,8 +76,10 @@ class BlockPool:
                 raise ValueError(f"block {block} is not allocated")
             self._holders[block] -= 1
             if not self._holders[block]:
-                if block in self._by_block:
-                    self._idle[block] = None
+                cached = self._by_block.get(block)
+                if cached is not None:
+                    self._idle.setdefault(cached.account, OrderedDict())[block] = None
+                    self._idle_count += 1
                 else:
                     self._free.append(block)
 
@@ -88,8 +94,9 @@ class BlockPool:
             found.append(cached)
             parent = cached
         for cached in found:
+            if not self._holders[cached.block]:
+                self._no_longer_idle(cached)
             self._holders[cached.block] += 1
-            self._idle.pop(cached.block, None)
         return found
 
     def publish(self, parent: CachedBlock | Root, block: int, tokens: Sequence[int]) -> CachedBlock | None:
@@ -99,7 +106,8 @@ class BlockPool:
         key = (parent, tuple(tokens))
         cached = self._cached.get(key)
         if cached is None:
-            cached = self._cached[key] = self._by_block[block] = CachedBlock(block, key)
+            account = parent.account if isinstance(parent, CachedBlock) else parent[0]
+            cached = self._cached[key] = self._by_block[block] = CachedBlock(block, key, account)
         return cached
 
     def forget(self, blocks: Sequence[int]) -> None:
@@ -110,6 +118,16 @@ class BlockPool:
                 del self._cached[cached.key]
 
     def _evict(self) -> int:
-        block, _ = self._idle.popitem(last=False)
+        # Of accounts with as many, the one that has had idle blocks for longest.
+        idle = max(self._idle.values(), key=len)
+        block = next(iter(idle))
+        self._no_longer_idle(self._by_block[block])
         self.forget([block])
         return block
+
+    def _no_longer_idle(self, cached: CachedBlock) -> None:
+        idle = self._idle[cached.account]
+        del idle[cached.block]
+        self._idle_count -= 1
+        if not idle:
+            del self._idle[cached.account]
