@@ -112,7 +112,7 @@ async def test_an_engine_says_what_it_takes_and_warns_where_that_is_not_there(
     said = capsys.readouterr().out
     assert "memory_planned" in said
     assert "memory_may_run_out" not in said
-    monkeypatch.setattr("services.worker.engine.local.local_engine.free_bytes", lambda _: 10_000)
+    monkeypatch.setattr("services.worker.engine.local.engine_parts.free_bytes", lambda _: 10_000)
     async with running_engine(base, kv_tokens=4_096) as engine:
         assert engine.stats().kv_blocks == 256
     assert "memory_may_run_out" in capsys.readouterr().out

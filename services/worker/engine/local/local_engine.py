@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import torch
 
 from services.common.errors import InvalidFieldError
-from services.common.logs import get_logger
 from services.worker.engine.interface import (
     AdapterFiles,
     EngineCapabilities,
@@ -23,17 +22,12 @@ from services.worker.engine.local.adapters.loader import AdapterLoader
 from services.worker.engine.local.adapters.slots import AdapterSlots
 from services.worker.engine.local.engine_config import EngineConfig
 from services.worker.engine.local.engine_loop import EngineLoop
-from services.worker.engine.local.memory_plan import MemoryPlan, bytes_per_token, free_bytes, plan_memory
-from services.worker.engine.local.model.base_weights import BaseModel, load_base_model
-from services.worker.engine.local.model.probe import ModelProbe, probe_model
+from services.worker.engine.local.engine_parts import EngineParts, load_parts
 from services.worker.engine.local.output_streams import Outbox, OutputStream
-from services.worker.engine.local.runner import Runner, make_runner, widens_bfloat16
 from services.worker.engine.local.schedule.block_pool import BlockPool
 from services.worker.engine.local.schedule.prefill_pace import PrefillPace
 from services.worker.engine.local.schedule.scheduler import Scheduler
 from services.worker.engine.local.schedule.sequence import Sequence
-
-_log = get_logger(__name__)
 
 _LOADING_THREADS = 2
 _VARIANTS = (
@@ -45,9 +39,8 @@ _VARIANTS = (
 class LocalEngine:
     """See Engine; made by `start`, on the event loop that its methods are called from."""
 
-    def __init__(
-        self, config: EngineConfig, base: BaseModel, probe: ModelProbe, runner: Runner, memory: MemoryPlan
-    ) -> None:
+    def __init__(self, config: EngineConfig, parts: EngineParts) -> None:
+        base, runner, memory = parts.base, parts.runner, parts.memory
         pool = BlockPool(memory.kv_blocks, config.block_size, prefix_cache=config.prefix_cache)
         self._base = base
         self._context_length = min(base.context_length, pool.total * config.block_size)
@@ -58,7 +51,7 @@ class LocalEngine:
             initializer=torch.set_num_threads,
             initargs=(1,),
         )
-        loader = AdapterLoader(probe, runner, base.dtype, base.device, runner.prepare)
+        loader = AdapterLoader(parts.probe, runner, base.dtype, base.device, runner.prepare)
         # On a CPU it would be the same memory once more, that the bound of bytes does not see.
         host_cache_bytes = 0 if base.device.type == "cpu" else config.host_cache_bytes
         self._host_cache = HostCache(loader.load, base.device, max_bytes=host_cache_bytes)
@@ -97,7 +90,7 @@ class LocalEngine:
         Raises UnsupportedModelError for a model whose attention cannot be paged, NotEnoughMemoryError where nothing is
         left for keys and values, and what transformers raises.
         """
-        return cls(config, *await asyncio.to_thread(_load, config))
+        return cls(config, await asyncio.to_thread(load_parts, config))
 
     @property
     def context_length(self) -> int:
@@ -214,54 +207,3 @@ class LocalEngine:
                 f"at most {self._context_length - len(request.prompt)} after a prompt of {len(request.prompt)} "
                 f"tokens: both together fill at most {self._context_length}",
             )
-
-
-def _load(config: EngineConfig) -> tuple[BaseModel, ModelProbe, Runner, MemoryPlan]:
-    """All that takes long: weights, kernels where they are not compiled yet, and packing."""
-    native = config.kernels == "auto"
-    base = load_base_model(
-        config.base_folder,
-        config.device,
-        config.dtype,
-        widens=lambda found: (
-            native and widens_bfloat16(found, device=config.device, block_size=config.block_size)
-        ),
-    )
-    probe = probe_model(base.model)
-    memory = _plan(config, base, probe)
-    runner = make_runner(
-        base,
-        probe,
-        blocks=memory.kv_blocks,
-        block_size=config.block_size,
-        use_kernels=native,
-        threads=config.resolved_threads(),
-    )
-    return base, probe, runner, memory
-
-
-def _plan(config: EngineConfig, base: BaseModel, probe: ModelProbe) -> MemoryPlan:
-    """What keys, values and adapters may take; says it, and warns where an operator has asked for more than there is."""
-    left = free_bytes(base.device)
-    if base.device.type == "cpu":
-        # They are pages of the file yet, which count as free; packed, or read, they are not.
-        left -= sum(weight.nbytes for weight in base.model.parameters())
-    memory = plan_memory(
-        config,
-        left=max(0, left),
-        token_bytes=bytes_per_token(probe.kv_shapes.values(), base.dtype),
-        context_length=base.context_length,
-    )
-    kv_bytes = memory.kv_bytes(config.block_size)
-    _log.info(
-        "memory_planned",
-        left_bytes=memory.left,
-        kv_tokens=memory.kv_blocks * config.block_size,
-        kv_bytes=kv_bytes,
-        adapter_bytes=memory.adapter_bytes,
-    )
-    if kv_bytes + memory.adapter_bytes > memory.left:
-        _log.warning(
-            "memory_may_run_out", asked_bytes=kv_bytes + memory.adapter_bytes, left_bytes=memory.left
-        )
-    return memory
