@@ -113,8 +113,8 @@ class Cache(ctypes.Structure):
 class Sequences(ctypes.Structure):
     first_row: int
     context: int
+    first_block: int
     blocks: int
-    block_stride: int
     count: int
 
 

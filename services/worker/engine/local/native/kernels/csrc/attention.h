@@ -237,7 +237,7 @@ void attend(const Attention<Mode>& job, const Work& work, const Work* next, cons
   const int64_t first_row = job.sequences.first_row[work.sequence];
   const int64_t length = job.sequences.first_row[work.sequence + 1] - first_row;
   const int64_t first = job.sequences.context[work.sequence] - length + work.token;  // position of the first token
-  const int32_t* blocks = job.sequences.blocks + work.sequence * job.sequences.block_stride;
+  const int32_t* blocks = job.sequences.blocks + job.sequences.first_block[work.sequence];
 
   for (int64_t t = 0; t < work.tokens; ++t)
     for (int64_t g = 0; g < group; ++g)
@@ -281,7 +281,7 @@ void attend(const Attention<Mode>& job, const Work& work, const Work* next, cons
         if (at + tile + c < work.end)
           fetch(keys_at<Mode>(cache, blocks[(at + tile + c) / size], work.head), keys_of<Mode>(cache));
         else if (at + tile >= work.end && next && next->begin + c < next->end)
-          fetch(keys_at<Mode>(cache, job.sequences.blocks[next->sequence * job.sequences.block_stride +
+          fetch(keys_at<Mode>(cache, job.sequences.blocks[job.sequences.first_block[next->sequence] +
                                                           (next->begin + c) / size], next->head),
                 keys_of<Mode>(cache));
       }

@@ -87,10 +87,10 @@ struct LmCache {
 
 // The sequences of a step. Their rows follow one another in the batch.
 struct LmSequences {
-  const int32_t* first_row;  // [count + 1]
-  const int32_t* context;    // [count], positions there are, the step's own rows included
-  const int32_t* blocks;     // [count, block_stride]
-  int64_t block_stride;
+  const int32_t* first_row;    // [count + 1]
+  const int32_t* context;      // [count], positions there are, the step's own rows included
+  const int32_t* first_block;  // [count + 1], where in `blocks` a sequence's begin
+  const int32_t* blocks;       // of all, one sequence after the other
   int64_t count;
 };
 
