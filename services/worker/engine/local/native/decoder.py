@@ -46,6 +46,8 @@ class NativeDecoder:
         self._family = family
         self._probe = probe
         self._config = model.config
+        # Gemma 2 bends its logits.
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self._activation = ACTIVATIONS[activation_name(model.config)]
         self._embedding: nn.Embedding = model.model.embed_tokens
         self._rotary: nn.Module = model.model.rotary_emb
@@ -143,14 +145,14 @@ class NativeDecoder:
 
     def logits(self, hidden: Tensor, owners: RowOwners) -> Tensor:
         """Hidden [rows, hidden] -> [rows, vocabulary]."""
-        logits = self._weights.head(hidden, runs=owners.runs)
+        logits = self._weights.head(hidden, runs=owners.runs, softcap=self._softcap)
         for adapter, rows in owners.special:
             if adapter.native is not None and adapter.native.head is not None:
-                adapter.native.head(hidden[rows], out=logits[rows])
-            if adapter.weights.output_rows is not None:
-                logits[rows] = adapter.weights.output_rows.score(hidden[rows], logits[rows])
-        softcap = getattr(self._config, "final_logit_softcapping", None)
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+                adapter.native.head(hidden[rows], out=logits[rows], softcap=self._softcap)
+            own = adapter.weights.output_rows
+            if own is not None:
+                logits[rows] = own.score(hidden[rows], logits[rows], softcap=self._softcap)
+        return logits
 
     @staticmethod
     def _normed(norm: RmsNorm, path: str, x: Tensor | None, residual: Tensor, owners: RowOwners) -> Tensor:

@@ -95,6 +95,7 @@ class Linear(ctypes.Structure):
     y_stride: int
     rows: int
     activation: int
+    softcap: float
     runs: Runs
     threads: int
 

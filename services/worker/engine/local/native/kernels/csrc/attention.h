@@ -180,7 +180,7 @@ inline void soften(const Attention<Mode>& job, const AttentionRoom<Mode>& room, 
   Vec best = lowest;
   for (int64_t i = 0; i < columns; i += kLanes) {
     Vec score = load(scores + i) * splat(job.scale);
-    if (job.softcap > 0) score = splat(job.softcap) * hyperbolic_tangent(score * splat(1.0f / job.softcap));
+    if (job.softcap > 0) score = softcapped(score, job.softcap);
     if (!whole) score = inside(i) ? score : lowest;
     store(scores + i, score);
     best = maximum(best, score);

@@ -69,6 +69,7 @@ struct LmLinear {
   int64_t y_stride;
   int64_t rows;
   int64_t activation;  // LmActivation; other than none, y = act(segment 0) * segment 1
+  double softcap;      // y = softcap * tanh(y / softcap), after what adapters add; 0: none
   LmRuns runs;
   int64_t threads;
 };
