@@ -205,16 +205,6 @@ class RotaryWriter:
             rotary=rotary,
         )
 
-    def with_norms(self, q_norm: Tensor | None, k_norm: Tensor | None) -> "RotaryWriter":
-        """The same with other norms; None keeps the one there is."""
-        return RotaryWriter(
-            self._cache,
-            self._heads,
-            q_norm=self._q_norm if q_norm is None else q_norm,
-            k_norm=self._k_norm if k_norm is None else k_norm,
-            eps=self._eps,
-        )
-
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, slots: Tensor) -> None:
         """Q [rows, heads, key_dim], k and v [rows, kv_heads, dim]; cos and sin [rows, rotary / 2] of float32.
 

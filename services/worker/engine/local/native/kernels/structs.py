@@ -61,10 +61,21 @@ class AdapterSite(ctypes.Structure):
 
 
 @_mirrored
+class LayerNorms(ctypes.Structure):
+    input_norm: int
+    after_attention: int
+    mlp_norm: int
+    after_mlp: int
+    q_norm: int
+    k_norm: int
+
+
+@_mirrored
 class Run(ctypes.Structure):
     row: int
     rows: int
     sites: int
+    norms: int
 
 
 @_mirrored

@@ -353,12 +353,14 @@ inline float* take_partials(Scratch& scratch, const AttentionPlan& plan, const A
   return scratch.take<float>(plan.partials * plan.rows * room.sum_stride);
 }
 
+inline AttentionPlan plan_of(Scratch& scratch, const LmAttention& job) {
+  return plan_attention(scratch, job.sequences, job.cache.kv_heads, job.heads / job.cache.kv_heads, job.threads);
+}
+
 template <class Mode>
-void attention(const LmAttention& job) {
+void attention(const LmAttention& job, const AttentionPlan& plan) {
   using Weight = typename Mode::Weight;
   Scratch& scratch = Scratch::fresh();
-  AttentionPlan plan = plan_attention(scratch, job.sequences, job.cache.kv_heads, job.heads / job.cache.kv_heads,
-                                      job.threads);
   AttentionRoom<Mode> rooms = AttentionRoom<Mode>::take(scratch, job.cache, plan.rows, job.threads);
   float* partials = take_partials(scratch, plan, rooms);
   Attention<Mode> stage{job.cache,  job.sequences, job.heads, job.window, static_cast<float>(job.scale),
@@ -367,6 +369,11 @@ void attention(const LmAttention& job) {
     attention_stage<Mode, Weight, Weight>(member, stage, plan, static_cast<const Weight*>(job.q), job.q_stride,
                                           job.q_head, static_cast<Weight*>(job.out), job.out_stride, rooms, partials);
   });
+}
+
+template <class Mode>
+void attention(const LmAttention& job) {
+  attention<Mode>(job, plan_of(Scratch::fresh_for_plans(), job));
 }
 
 }  // namespace lm

@@ -37,11 +37,22 @@ struct LmAdapterSite {
   LmAdapterPart part[3];
 };
 
-// Consecutive rows of one adapter; rows of the base are in no run.
+// Weights of norms that an adapter brings to a layer, as the kernels take them; null where the base's stand.
+struct LmLayerNorms {
+  const float* input_norm;       // [hidden]
+  const float* after_attention;  // [hidden]
+  const float* mlp_norm;         // [hidden]
+  const float* after_mlp;        // [hidden]
+  const float* q_norm;           // [key_dim]
+  const float* k_norm;           // [key_dim]
+};
+
+// Consecutive rows of one adapter; rows of the base are in no run. Runs are in the order of their rows.
 struct LmRun {
   int64_t row;
   int64_t rows;
   const LmAdapterSite* sites;
+  const LmLayerNorms* norms;  // [layers + 1], the last for its input norm: the norm after all layers; or null
 };
 
 struct LmRuns {
