@@ -156,6 +156,11 @@ FAMILY_VARIANTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"target_modules": ["q_proj", "v_proj", "up_proj", "lm_head"], "save_embedding_layers": False},
         {"target_modules": ["q_proj"], "modules_to_save": ["post_feedforward_layernorm"]},
         {"target_modules": ["embed_tokens", "q_proj"], "save_embedding_layers": False},
+        {
+            "target_modules": ["q_proj"],
+            "modules_to_save": ["lm_head"],
+        },  # its logits are bent as the base's are
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [9, 200]}},
     ],
     "gemma3": [
         {"target_modules": ["q_proj", "v_proj", "up_proj"]},

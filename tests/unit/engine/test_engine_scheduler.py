@@ -20,10 +20,10 @@ class Handle:
     digest: str
 
 
-def make_sequence(prompt_length: int) -> Sequence[Handle]:
+def make_sequence(prompt_length: int, adapter: Handle | None = None) -> Sequence[Handle]:
     """A prompt like no other."""
     prompt = [next(_serial) for _ in range(prompt_length)]
-    return Sequence(make_request(prompt), None, frozenset(), OutputStream())
+    return Sequence(make_request(prompt), adapter, frozenset(), OutputStream())
 
 
 _serial = itertools.count()
@@ -81,6 +81,16 @@ def test_prompts_share_the_budget_of_a_step() -> None:
     assert lengths(scheduler.schedule()) == [1, 1, 2]
 
 
+def test_those_of_one_adapter_are_adjacent_and_the_older_first() -> None:
+    scheduler, _ = make_scheduler()
+    adapters = [Handle("b"), None, Handle("a")]
+    sequences = [make_sequence(1, adapter) for adapter in [*adapters, *adapters]]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    places = [sequences.index(chunk.sequence) for chunk in scheduler.schedule()]
+    assert places == [1, 4, 2, 5, 0, 3]
+
+
 def test_no_more_sequences_run_than_allowed_and_the_next_joins_when_one_leaves() -> None:
     scheduler, _ = make_scheduler(max_sequences=2)
     first, second, third = (make_sequence(2) for _ in range(3))
@@ -102,7 +112,7 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_comes_back_first() -> No
     scheduler.add(late)
     chunks = scheduler.schedule()
     assert [chunk.sequence for chunk in chunks] == [old]
-    assert (young.computed, young.blocks, scheduler.waiting) == (0, [], 2)
+    assert (young.computed, len(young.blocks), scheduler.waiting) == (0, 0, 2)
     compute(scheduler, chunks)
     assert [chunk.sequence for chunk in scheduler.schedule()] == [old]  # late does not overtake young
     scheduler.remove(old)

@@ -1,5 +1,6 @@
 """Attention over the paged cache, and what writes into the cache."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,7 @@ class Case:
 
     cache: PackedCache
     batch: SequenceBatch
+    blocks: list[list[int]]
     keys: list[Tensor]
     values: list[Tensor]
     q: Tensor
@@ -77,7 +79,9 @@ def make(
     if contexts:
         cache.write(torch.cat(keys), torch.cat(values), whole.slots)
     batch = SequenceBatch(lengths, contexts, blocks, block_size=block_size)
-    return Case(cache, batch, keys, values, random(kernels, sum(lengths), heads, dim, seed=99), lengths)
+    return Case(
+        cache, batch, blocks, keys, values, random(kernels, sum(lengths), heads, dim, seed=99), lengths
+    )
 
 
 def check(kernels: Kernels, case: Case, *, window: int | None = None, softcap: float | None = None) -> None:
@@ -164,7 +168,7 @@ def test_queries_may_lie_head_by_head_or_inside_a_fused_projection(kernels: Kern
 def test_what_was_written_is_what_lies_in_the_cache(kernels: Kernels) -> None:
     case = make(kernels, [1], [37], dim=20)
     keys, values = case.cache.unpacked()
-    slots = SequenceBatch([37], [37], [case.batch._blocks[0].tolist()], block_size=16).slots
+    slots = SequenceBatch([37], [37], case.blocks, block_size=16).slots
     assert torch.equal(keys.flatten(0, 1)[slots], case.keys[0])
     assert torch.equal(values.flatten(0, 1)[slots], case.values[0])
 
@@ -176,7 +180,7 @@ def test_tokens_written_one_by_one_read_like_tokens_written_at_once(kernels: Ker
     )
     cache.keys.fill_(float("nan"))
     cache.values.fill_(float("nan"))
-    slots = SequenceBatch([21], [21], [case.batch._blocks[0].tolist()], block_size=16).slots
+    slots = SequenceBatch([21], [21], case.blocks, block_size=16).slots
     for i in range(21):
         cache.write(case.keys[0][i : i + 1], case.values[0][i : i + 1], slots[i : i + 1])
     attention = PagedAttention(cache, 6, scale=0.125)
@@ -212,6 +216,19 @@ def test_a_batch_knows_positions_and_slots() -> None:
     batch = SequenceBatch([1, 3], [18, 4], [[5, 2], [7]], block_size=16)
     assert batch.positions.tolist() == [17, 1, 2, 3]
     assert batch.slots.tolist() == [2 * 16 + 1, 7 * 16 + 1, 7 * 16 + 2, 7 * 16 + 3]
+
+
+def test_a_long_context_takes_no_room_of_short_ones() -> None:
+    contexts = [8_000, *[20] * 255]
+    lists = [list(range(7, 507)), *([2 * i, 2 * i + 1] for i in range(255))]
+    from_lists = SequenceBatch([1] * 256, contexts, lists, block_size=16)
+    batch = SequenceBatch([1] * 256, contexts, [array("i", held) for held in lists], block_size=16)
+    assert batch._blocks.tolist() == [block for held in lists for block in held]
+    assert batch.slots.tolist() == [
+        held[-1] * 16 + (context - 1) % 16 for held, context in zip(lists, contexts, strict=True)
+    ]
+    assert torch.equal(batch.slots, from_lists.slots)
+    assert (batch.highest_block, from_lists.highest_block) == (509, 509)
 
 
 def test_no_sequences_give_no_rows(kernels: Kernels) -> None:

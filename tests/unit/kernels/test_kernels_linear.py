@@ -65,6 +65,18 @@ def test_a_gate_is_applied_to_finished_outputs(
     assert_near(kernels, linear(x, activation=activation), reference.activate(activation, gate) * up)
 
 
+@pytest.mark.parametrize(("rows", "outputs"), [(2, 48), (4, 50), (150, 33)])
+def test_a_softcap_bends_finished_outputs_and_keeps_nan(kernels: Kernels, rows: int, outputs: int) -> None:
+    linear, weights, biases = make(kernels, 64, (outputs,), bias=True)
+    x = random(kernels, rows, 64, spread=30.0)
+    x[-1] = float("nan")
+    straight = reference.linear(x, weights, biases)
+    assert straight[:-1].abs().max() > 40
+    assert_near(kernels, linear(x[:-1], softcap=30.0), 30 * torch.tanh(straight[:-1] / 30))
+    assert linear(x, softcap=30.0)[-1].isnan().all()
+    assert_near(kernels, linear(x[:-1]), straight[:-1])  # it is forgotten after the call
+
+
 def test_rows_with_strides_are_read_and_written_in_place(kernels: Kernels) -> None:
     linear, weights, biases = make(kernels, 32, (48,))
     wide, out = random(kernels, 6, 100), torch.zeros(6, 64, dtype=kernels.dtype)

@@ -41,7 +41,7 @@ class Runner(BaseWeights, Protocol):
         ...
 
     def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
-        """Compute the chunks, and keep their keys and values.
+        """Compute the chunks, and keep their keys and values; those of one adapter are best adjacent.
 
         Returns the logits [n, vocabulary] that follow the n chunks that sample, in their order.
         """

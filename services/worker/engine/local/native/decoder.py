@@ -3,6 +3,7 @@
 Weights, rotary tables and attention options come from transformers' own modules, which are also the oracle.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from services.worker.engine.local.native.kernels import (
     DecoderLayer,
     DecoderLayers,
     Kernels,
+    OwnNorms,
     PackedCache,
     PackedLinear,
     PagedAttention,
@@ -28,7 +30,6 @@ from services.worker.engine.local.native.packed_weights import NativeWeights, la
 from services.worker.engine.local.native.row_owners import RowOwners
 
 _LAST_NORM = "model.norm"
-_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 class NativeDecoder:
@@ -46,24 +47,21 @@ class NativeDecoder:
         self._family = family
         self._probe = probe
         self._config = model.config
-        self._activation = ACTIVATIONS[activation_name(model.config)]
+        # Gemma 2 bends its logits.
+        self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
         self._embedding: nn.Embedding = model.model.embed_tokens
         self._rotary: nn.Module = model.model.rotary_emb
         # Gemma 3 turns its layers of either kind by tables of their own.
         self._turn_kinds: list[str | None] = list(getattr(self._rotary, "layer_types", [None]))
         self._weights = NativeWeights(model, family, probe, kernels)
         self._eps: float = _eps_of(model.model.norm)
-        self._layers = [
-            self._layer(layer, index, blocks=blocks) for index, layer in enumerate(model.model.layers)
-        ]
-        first = probe.kv_shapes[0]
-        self._heads = (model.config.num_attention_heads, first.heads, first.key_dim)
-        self._norm = self._make_norm(model.model.norm.weight)
+        layers = [self._layer(layer, index, blocks=blocks) for index, layer in enumerate(model.model.layers)]
+        self._depth = len(layers)
         self._stack = DecoderLayers(
             kernels,
-            self._layers,
-            self._norm,
-            activation=self._activation,
+            layers,
+            self._make_norm(model.model.norm.weight),
+            activation=ACTIVATIONS[activation_name(model.config)],
             rotary=2 * self._turns(torch.zeros(1, dtype=torch.int64))[0][0].shape[1],
         )
 
@@ -81,22 +79,10 @@ class NativeDecoder:
 
     def pack(self, weights: AdapterWeights) -> NativeAdapter:
         """An adapter's weights in the kernels' form, at the places of this model."""
-        own = {path: tensors["weight"] for path, tensors in weights.replaced.items()}
+        norms = {path: own["weight"] for path, own in weights.replaced.items() if path != self._probe.output}
         head = weights.replaced.get(self._probe.output)
         return NativeAdapter(
-            self._weights.pack(weights.deltas),
-            norms={
-                path: self._make_norm(weight)
-                for path, weight in own.items()
-                if path != self._probe.output and not path.endswith(_HEAD_NORMS)
-            },
-            rotaries={
-                index: layer.rotary.with_norms(
-                    *(self._offset(own.get(f"{layer_path(index)}.{name}")) for name in _HEAD_NORMS)
-                )
-                for index, layer in enumerate(self._layers)
-                if any(f"{layer_path(index)}.{name}" in own for name in _HEAD_NORMS)
-            },
+            self._weights.pack(weights.deltas, self._own_norms(norms) if norms else None),
             head=None
             if head is None
             else PackedLinear(self.kernels, self._weights.head.site, [head["weight"]], [head.get("bias")]),
@@ -108,75 +94,33 @@ class NativeDecoder:
         for adapter, rows in owners.special:
             if adapter.weights.embedding is not None:
                 residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows])
-        turns = self._turns(sequences.positions)
-        if any(adapter.native and adapter.native.has_norms for adapter, _ in owners.special):
-            return self._hidden_with_own_norms(residual, turns, sequences, owners)
-        return self._stack(residual, turns=turns, sequences=sequences, runs=owners.runs)
-
-    def _hidden_with_own_norms(
-        self,
-        residual: Tensor,
-        turns: list[tuple[Tensor, Tensor]],
-        sequences: SequenceBatch,
-        owners: RowOwners,
-    ) -> Tensor:
-        """The same, kernel by kernel, where an adapter in the step brings norms of its own."""
-        runs, names = owners.runs, self._family
-        x: Tensor | None = None
-        for index, layer in enumerate(self._layers):
-            path = layer_path(index)
-            x = self._normed(layer.input_norm, f"{path}.{names.input_norm}", x, residual, owners)
-            qkv = layer.qkv(x, runs=runs)
-            query, key, size = self._heads
-            q, k, v = qkv.view(qkv.shape[0], -1, size).split((query, key, key), dim=1)
-            self._turn(index, (q, k, v), turns[layer.turns], sequences, owners)
-            x = layer.output(layer.attention(q, sequences), runs=runs)
-            if layer.after_attention is not None:
-                x = self._normed(layer.after_attention, f"{path}.{names.after_attention}", None, x, owners)
-            x = self._normed(layer.mlp_norm, f"{path}.{names.mlp_norm}", x, residual, owners)
-            x = layer.gate_up(x, runs=runs, activation=self._activation)
-            x = layer.down(x, runs=runs)
-            if layer.after_mlp is not None:
-                x = self._normed(layer.after_mlp, f"{path}.{names.after_mlp}", None, x, owners)
-        assert x is not None
-        return self._normed(self._norm, _LAST_NORM, x, residual, owners)
+        return self._stack(
+            residual, turns=self._turns(sequences.positions), sequences=sequences, runs=owners.runs
+        )
 
     def logits(self, hidden: Tensor, owners: RowOwners) -> Tensor:
         """Hidden [rows, hidden] -> [rows, vocabulary]."""
-        logits = self._weights.head(hidden, runs=owners.runs)
+        logits = self._weights.head(hidden, runs=owners.runs, softcap=self._softcap)
         for adapter, rows in owners.special:
             if adapter.native is not None and adapter.native.head is not None:
-                adapter.native.head(hidden[rows], out=logits[rows])
-            if adapter.weights.output_rows is not None:
-                logits[rows] = adapter.weights.output_rows.score(hidden[rows], logits[rows])
-        softcap = getattr(self._config, "final_logit_softcapping", None)
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
-
-    @staticmethod
-    def _normed(norm: RmsNorm, path: str, x: Tensor | None, residual: Tensor, owners: RowOwners) -> Tensor:
-        """Add `x` to the residual, where there is one, and norm that."""
-        normed = norm(residual) if x is None else norm(x, residual=residual)
-        for adapter, rows in owners.special:
-            own = None if adapter.native is None else adapter.native.norms.get(path)
+                adapter.native.head(hidden[rows], out=logits[rows], softcap=self._softcap)
+            own = adapter.weights.output_rows
             if own is not None:
-                own(residual[rows], out=normed[rows])
-        return normed
+                logits[rows] = own.score(hidden[rows], logits[rows], softcap=self._softcap)
+        return logits
 
-    def _turn(
-        self,
-        index: int,
-        qkv: tuple[Tensor, Tensor, Tensor],
-        turns: tuple[Tensor, Tensor],
-        sequences: SequenceBatch,
-        owners: RowOwners,
-    ) -> None:
-        """Turn queries and keys, and keep keys and values."""
-        rotary = self._layers[index].rotary
-        (q, k, v), (cos, sin), slots = qkv, turns, sequences.slots
-        for adapter, rows in owners.stretches:
-            native = None if adapter is None else adapter.native
-            own = rotary if native is None else native.rotaries.get(index, rotary)
-            own(q[rows], k[rows], v[rows], cos=cos[rows], sin=sin[rows], slots=slots[rows])
+    def _own_norms(self, weights: Mapping[str, Tensor]) -> OwnNorms:
+        """An adapter's, by path."""
+        layers = [
+            {
+                name: weights[f"{layer_path(index)}.{path}"]
+                for name, path in self._family.norms.items()
+                if f"{layer_path(index)}.{path}" in weights
+            }
+            for index in range(self._depth)
+        ]
+        last = {"input_norm": weights[_LAST_NORM]} if _LAST_NORM in weights else {}
+        return OwnNorms([*layers, last], offset=self._family.norm_offset)
 
     def _turns(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of each kind, cosines and sines [rows, rotary / 2] in float32, as the model's own module scales them."""

@@ -47,6 +47,19 @@ class Family:
     """Added to the weights of all norms."""
 
     @property
+    def norms(self) -> Mapping[str, str]:
+        """The paths of a layer's norms by their names in the kernels; not every model has those of heads."""
+        paths = {
+            "input_norm": self.input_norm,
+            "after_attention": self.after_attention,
+            "mlp_norm": self.mlp_norm,
+            "after_mlp": self.after_mlp,
+            "q_norm": "self_attn.q_norm",
+            "k_norm": "self_attn.k_norm",
+        }
+        return {name: path for name, path in paths.items() if path is not None}
+
+    @property
     def groups(self) -> tuple[tuple[Piece, ...], ...]:
         """The projections that share an input, in the order of their calls."""
         return self.qkv, (self.output,), self.gate_up, (self.down,)

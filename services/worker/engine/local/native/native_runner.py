@@ -48,36 +48,26 @@ class NativeRunner:
     @torch.inference_mode()
     def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:
         """See Runner.run."""
-        # Rows of one adapter lie together, so that its weights are read once a layer.
-        order = sorted(range(len(chunks)), key=lambda place: _digest(chunks[place]))
-        batch = [chunks[place] for place in order]
-        sampling = [place for place in order if chunks[place].samples]
         last_rows: list[int] = []
         tokens: list[int] = []
-        for chunk in batch:
+        for chunk in chunks:
             tokens.extend(chunk.sequence.tokens[chunk.start : chunk.end])
             if chunk.samples:
                 last_rows.append(len(tokens) - 1)
         sequences = SequenceBatch(
-            [chunk.length for chunk in batch],
-            [chunk.end for chunk in batch],
-            [chunk.sequence.blocks for chunk in batch],
+            [chunk.length for chunk in chunks],
+            [chunk.end for chunk in chunks],
+            [chunk.sequence.blocks for chunk in chunks],
             block_size=self._decoder.block_size,
         )
-        owners = RowOwners([(chunk.sequence.adapter, chunk.length) for chunk in batch])
+        owners = RowOwners([(chunk.sequence.adapter, chunk.length) for chunk in chunks])
         hidden = self._decoder.hidden(torch.tensor(tokens), sequences, owners)
         if len(last_rows) < len(tokens):
             hidden = hidden[torch.tensor(last_rows, dtype=torch.int64)]
-        logits = self._decoder.logits(
-            hidden, RowOwners([(chunks[place].sequence.adapter, 1) for place in sampling])
+        return self._decoder.logits(
+            hidden, RowOwners([(chunk.sequence.adapter, 1) for chunk in chunks if chunk.samples])
         )
-        return logits if sampling == sorted(sampling) else logits[torch.tensor(sampling).argsort()]
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled | None]:
         """See Runner.sample."""
         return native_sampler.sample(self._decoder.kernels, logits, rows)
-
-
-def _digest(chunk: StepChunk[LoadedAdapter]) -> str:
-    adapter = chunk.sequence.adapter
-    return "" if adapter is None else adapter.digest

@@ -13,6 +13,7 @@ from services.worker.engine.local.native.family import Family, Piece
 from services.worker.engine.local.native.kernels import (
     Arena,
     Kernels,
+    OwnNorms,
     PackedAdapter,
     PackedLinear,
     Site,
@@ -89,8 +90,8 @@ class NativeWeights:
         """See BaseWeights.bias."""
         return self._biases[path]
 
-    def pack(self, deltas: Mapping[str, Delta]) -> PackedAdapter:
-        """An adapter's deltas, by path, in the kernels' form."""
+    def pack(self, deltas: Mapping[str, Delta], norms: OwnNorms | None) -> PackedAdapter:
+        """An adapter's deltas, by path, in the kernels' form, and its norms with them."""
         return PackedAdapter(
             self._kernels,
             self.sites,
@@ -99,6 +100,7 @@ class NativeWeights:
                 for path, delta in deltas.items()
                 for place in self._places[path]
             },
+            norms=norms,
         )
 
 

@@ -11,13 +11,13 @@ class RowOwners:
 
     def __init__(self, pieces: Sequence[tuple[LoadedAdapter | None, int]]) -> None:
         """`pieces`: adapter and number of rows, in the order of the batch; None for rows of the base."""
-        self.stretches: list[tuple[LoadedAdapter | None, slice]] = []
+        stretches: list[tuple[LoadedAdapter | None, slice]] = []
         row = 0
         for adapter, count in pieces:
-            if self.stretches and self.stretches[-1][0] is adapter:
-                self.stretches[-1] = (adapter, slice(self.stretches[-1][1].start, row + count))
+            if stretches and stretches[-1][0] is adapter:
+                stretches[-1] = (adapter, slice(stretches[-1][1].start, row + count))
             else:
-                self.stretches.append((adapter, slice(row, row + count)))
+                stretches.append((adapter, slice(row, row + count)))
             row += count
         self.runs = (
             # None where no row has an adapter, so that a base batch pays nothing.
@@ -26,19 +26,19 @@ class RowOwners:
                     None if adapter is None or adapter.native is None else adapter.native.packed,
                     rows.stop - rows.start,
                 )
-                for adapter, rows in self.stretches
+                for adapter, rows in stretches
             )
-            if any(adapter is not None for adapter, _ in self.stretches)
+            if any(adapter is not None for adapter, _ in stretches)
             else None
         )
-        self.special = [(one, rows) for one, rows in self.stretches if one is not None and _is_special(one)]
-        """The rows of adapters that change more than linear modules; mostly there are none."""
+        self.special = [(one, rows) for one, rows in stretches if one is not None and _is_special(one)]
+        """The rows of adapters that change the embedding or the output layer beyond a delta; mostly there are none."""
 
 
 def _is_special(adapter: LoadedAdapter) -> bool:
     native, weights = adapter.native, adapter.weights
-    return bool(
+    return (
         weights.embedding is not None
         or weights.output_rows is not None
-        or (native is not None and (native.norms or native.rotaries or native.head is not None))
+        or (native is not None and native.head is not None)
     )

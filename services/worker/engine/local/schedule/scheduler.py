@@ -1,5 +1,6 @@
 """Which tokens of which sequences the next step computes."""
 
+from array import array
 from dataclasses import dataclass
 from typing import Generic
 
@@ -86,17 +87,15 @@ class Scheduler(Generic[Adapter]):
     def schedule(self, prefill_tokens: int | None = None) -> list[StepChunk[Adapter]]:
         """The next step: one token of each decoding sequence, and of prompts as much as the budget, shared by account.
 
-        `prefill_tokens` is the budget, where it is less than the most. Empty only when there is no sequence.
+        `prefill_tokens` is the budget, where it is less than the most. Those of one adapter are adjacent, so that its
+        weights are read once a layer. Empty only when there is no sequence.
         """
         preempted = self._grow_all()
         lengths = {sequence: 1 for sequence in self._running if sequence.remaining == 1}
         budget = min(prefill_tokens or self._prefill_tokens, self._prefill_tokens)
         self._share_out(budget, lengths, admit=not preempted)
-        return [
-            StepChunk(sequence, sequence.computed, lengths[sequence])
-            for sequence in self._running
-            if sequence in lengths
-        ]
+        computed = sorted((one for one in self._running if one in lengths), key=_digest)
+        return [StepChunk(sequence, sequence.computed, lengths[sequence]) for sequence in computed]
 
     def _grow_all(self) -> bool:
         """Give all that run the blocks for their tokens, the oldest first; whether somebody had to give way."""
@@ -181,7 +180,7 @@ class Scheduler(Generic[Adapter]):
 
     def _take_prefix(self, sequence: Sequence[Adapter]) -> None:
         sequence.published = self.pool.take_prefix(sequence.root, sequence.tokens)
-        sequence.blocks = [cached.block for cached in sequence.published]
+        sequence.blocks = array("i", [cached.block for cached in sequence.published])
         sequence.computed = len(sequence.blocks) * self.pool.block_size
 
     def _grow(self, sequence: Sequence[Adapter], *, keep_free: int = 0) -> bool:
@@ -200,6 +199,10 @@ class Scheduler(Generic[Adapter]):
 
     def _free(self, sequence: Sequence[Adapter]) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks.clear()
+        del sequence.blocks[:]
         sequence.published.clear()
         sequence.computed = 0
+
+
+def _digest(sequence: Sequence[Adapter]) -> str:
+    return "" if sequence.adapter is None else sequence.adapter.digest

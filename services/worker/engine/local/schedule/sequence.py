@@ -1,6 +1,7 @@
 """A sequence, with all the state that it has while it runs."""
 
 import time
+from array import array
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -36,8 +37,8 @@ class Sequence(Generic[Adapter]):
     """Prompt, then output."""
     computed: int = 0
     """Tokens whose keys and values are in the cache; always fewer than `tokens`."""
-    blocks: list[int] = field(default_factory=list)
-    """The block table: block i holds the keys and values of tokens i * block_size and on."""
+    blocks: "array[int]" = field(default_factory=lambda: array("i"))
+    """The block table, as kernels read it: block i holds the keys and values of tokens i * block_size and on."""
     published: list[CachedBlock] = field(default_factory=list)
     """The first of `blocks`: those that are full and computed, as the prefix cache knows them."""
     cached_tokens: int = 0

@@ -1,5 +1,6 @@
 """Attention over keys and values in blocks, and rotary embedding on the way there."""
 
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,8 @@ class SequenceBatch:
         *,
         block_size: int,
     ) -> None:
-        """lengths: rows of each in this step; contexts: positions of each, those rows included; blocks: of each, in order.
+        """lengths: rows of each in this step; contexts: positions of each, those rows included; blocks: of each, in order,
+        and fastest as an array of C ints.
 
         Raises ValueError where rows or blocks do not fit a context.
         """
@@ -30,23 +32,30 @@ class SequenceBatch:
                 raise ValueError(f"{length} rows, {context} positions, {len(held)} blocks of {block_size}")
         self.block_size = block_size
         self.rows = sum(lengths)
-        self.highest_block = max((max(held) for held in blocks), default=0)
-        widest = max((len(held) for held in blocks), default=0)
-        self._first_rows = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         length_of = torch.tensor(lengths, dtype=torch.int32)
-        torch.cumsum(length_of, 0, out=self._first_rows[1:])
+        self._first_rows = _starts(length_of)
         self._contexts = torch.tensor(contexts, dtype=torch.int32)
-        self._blocks = torch.tensor(
-            [[*held, *[0] * (widest - len(held))] for held in blocks], dtype=torch.int32
+        self._first_blocks = _starts(torch.tensor([len(held) for held in blocks], dtype=torch.int32))
+        # One sequence's after the other's: a rectangle would have all the room of the longest for each.
+        flat = array("i")
+        for held in blocks:
+            flat.extend(held)
+        self._blocks = (
+            torch.frombuffer(flat, dtype=torch.int32) if flat else torch.empty(0, dtype=torch.int32)
         )
-        owner = torch.repeat_interleave(torch.arange(len(lengths)), length_of.long())
+        self.highest_block = int(self._blocks.max()) if flat else 0
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), length_of)
         self.positions = torch.arange(self.rows) + (self._contexts - length_of - self._first_rows[:-1])[owner]
         """Of each row, int64."""
-        held_by = self._blocks.reshape(len(lengths), widest)[owner, self.positions // block_size]
+        held_by = self._blocks[self._first_blocks[owner] + self.positions // block_size]
         self.slots = held_by.long() * block_size + self.positions % block_size
         """Where each row's key and value go, block * block_size + offset, int64."""
         self.struct = structs.Sequences(
-            address(self._first_rows), address(self._contexts), address(self._blocks), widest, len(lengths)
+            address(self._first_rows),
+            address(self._contexts),
+            address(self._first_blocks),
+            address(self._blocks),
+            len(lengths),
         )
 
 
@@ -196,16 +205,6 @@ class RotaryWriter:
             rotary=rotary,
         )
 
-    def with_norms(self, q_norm: Tensor | None, k_norm: Tensor | None) -> "RotaryWriter":
-        """The same with other norms; None keeps the one there is."""
-        return RotaryWriter(
-            self._cache,
-            self._heads,
-            q_norm=self._q_norm if q_norm is None else q_norm,
-            k_norm=self._k_norm if k_norm is None else k_norm,
-            eps=self._eps,
-        )
-
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, cos: Tensor, sin: Tensor, slots: Tensor) -> None:
         """Q [rows, heads, key_dim], k and v [rows, kv_heads, dim]; cos and sin [rows, rotary / 2] of float32.
 
@@ -231,6 +230,13 @@ class RotaryWriter:
         job.q_norm, job.k_norm, job.eps = own.q_norm, own.k_norm, own.eps
         job.heads, job.rotary = own.heads, own.rotary
         cache.kernels.rope(job)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Counts [n] -> where each begins when they follow one another, and the end of all, [n + 1] of int32."""
+    starts = torch.zeros(len(counts) + 1, dtype=torch.int32)
+    torch.cumsum(counts, 0, out=starts[1:])
+    return starts
 
 
 def _check_heads(kernels: Kernels, name: str, x: Tensor, shape: tuple[int, int, int]) -> None:

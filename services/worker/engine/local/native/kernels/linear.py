@@ -90,10 +90,12 @@ class PackedLinear:
         out: Tensor | None = None,
         runs: LoraRuns | None = None,
         activation: Activation = Activation.NONE,
+        softcap: float | None = None,
     ) -> Tensor:
         """X [rows, inputs] -> [rows, width]; activated, act(first projection) * second -> [rows, outputs].
 
-        runs: adds what the adapters do. out: rows to write to, new ones unless given.
+        runs: adds what the adapters do. softcap: what comes of that becomes softcap * tanh(y / softcap). out: rows to write
+        to, new ones unless given.
         """
         site, job = self.site, self._job
         width = site.outputs[0] if activation else site.width
@@ -102,7 +104,7 @@ class PackedLinear:
         if out is None:
             out = x.new_empty(x.shape[0], width)
         _fill(self._kernels, job, x, site.inputs, out, width, runs)
-        job.activation = activation
+        job.activation, job.softcap = activation, softcap or 0.0
         if runs is None:
             job.runs.count = 0
         else:

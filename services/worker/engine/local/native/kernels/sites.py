@@ -19,6 +19,7 @@ from services.worker.engine.local.native.kernels.packing import (
     packed_size,
     round_up,
 )
+from services.worker.engine.local.native.kernels.rowwise import OwnNorms
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,16 @@ class PackedAdapter:
     """One adapter's weights at all sites of a model, packed into memory of its own. Immutable."""
 
     def __init__(
-        self, kernels: Kernels, sites: Sequence[Site], deltas: Mapping[tuple[int, int], Delta]
+        self,
+        kernels: Kernels,
+        sites: Sequence[Site],
+        deltas: Mapping[tuple[int, int], Delta],
+        *,
+        norms: OwnNorms | None = None,
     ) -> None:
         """`deltas` by (index of the site, projection). Sites are numbered from 0 in the order given.
 
-        Raises ValueError for a delta whose shape does not fit its projection.
+        norms: its own, where it brings any. Raises ValueError for a delta whose shape does not fit its projection.
         """
         for (index, projection), delta in deltas.items():
             _check(sites[index], projection, delta)
@@ -69,7 +75,8 @@ class PackedAdapter:
         self.sites: ctypes.Array[structs.AdapterSite] = (structs.AdapterSite * len(sites))()
         for site, parts in zip(sites, by_site, strict=True):
             self._fill(kernels, site, parts)
-        self.nbytes = sum(tensor.nbytes for tensor in self._kept)
+        self.norms = norms
+        self.nbytes = sum(tensor.nbytes for tensor in self._kept) + (0 if norms is None else norms.nbytes)
         self.width = max((packed.width for packed in self.sites), default=0)
         """The most columns that any site shrinks to."""
 
@@ -126,7 +133,15 @@ class LoraRuns:
         owned = [(adapter, row, count) for adapter, row, count in stretches if adapter is not None]
         self._adapters = [adapter for adapter, _, _ in owned]  # kept alive
         self._runs = (structs.Run * len(owned))(
-            *(structs.Run(row, count, address_of(adapter.sites)) for adapter, row, count in owned)
+            *(
+                structs.Run(
+                    row,
+                    count,
+                    address_of(adapter.sites),
+                    0 if adapter.norms is None else address_of(adapter.norms.layers),
+                )
+                for adapter, row, count in owned
+            )
         )
         self._width = max((adapter.width for adapter in self._adapters), default=0)
 

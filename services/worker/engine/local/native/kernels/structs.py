@@ -61,10 +61,21 @@ class AdapterSite(ctypes.Structure):
 
 
 @_mirrored
+class LayerNorms(ctypes.Structure):
+    input_norm: int
+    after_attention: int
+    mlp_norm: int
+    after_mlp: int
+    q_norm: int
+    k_norm: int
+
+
+@_mirrored
 class Run(ctypes.Structure):
     row: int
     rows: int
     sites: int
+    norms: int
 
 
 @_mirrored
@@ -95,6 +106,7 @@ class Linear(ctypes.Structure):
     y_stride: int
     rows: int
     activation: int
+    softcap: float
     runs: Runs
     threads: int
 
@@ -113,8 +125,8 @@ class Cache(ctypes.Structure):
 class Sequences(ctypes.Structure):
     first_row: int
     context: int
+    first_block: int
     blocks: int
-    block_stride: int
     count: int
 
 

@@ -180,7 +180,7 @@ inline void soften(const Attention<Mode>& job, const AttentionRoom<Mode>& room, 
   Vec best = lowest;
   for (int64_t i = 0; i < columns; i += kLanes) {
     Vec score = load(scores + i) * splat(job.scale);
-    if (job.softcap > 0) score = splat(job.softcap) * hyperbolic_tangent(score * splat(1.0f / job.softcap));
+    if (job.softcap > 0) score = softcapped(score, job.softcap);
     if (!whole) score = inside(i) ? score : lowest;
     store(scores + i, score);
     best = maximum(best, score);
@@ -237,7 +237,7 @@ void attend(const Attention<Mode>& job, const Work& work, const Work* next, cons
   const int64_t first_row = job.sequences.first_row[work.sequence];
   const int64_t length = job.sequences.first_row[work.sequence + 1] - first_row;
   const int64_t first = job.sequences.context[work.sequence] - length + work.token;  // position of the first token
-  const int32_t* blocks = job.sequences.blocks + work.sequence * job.sequences.block_stride;
+  const int32_t* blocks = job.sequences.blocks + job.sequences.first_block[work.sequence];
 
   for (int64_t t = 0; t < work.tokens; ++t)
     for (int64_t g = 0; g < group; ++g)
@@ -281,7 +281,7 @@ void attend(const Attention<Mode>& job, const Work& work, const Work* next, cons
         if (at + tile + c < work.end)
           fetch(keys_at<Mode>(cache, blocks[(at + tile + c) / size], work.head), keys_of<Mode>(cache));
         else if (at + tile >= work.end && next && next->begin + c < next->end)
-          fetch(keys_at<Mode>(cache, job.sequences.blocks[next->sequence * job.sequences.block_stride +
+          fetch(keys_at<Mode>(cache, job.sequences.blocks[job.sequences.first_block[next->sequence] +
                                                           (next->begin + c) / size], next->head),
                 keys_of<Mode>(cache));
       }
@@ -353,12 +353,14 @@ inline float* take_partials(Scratch& scratch, const AttentionPlan& plan, const A
   return scratch.take<float>(plan.partials * plan.rows * room.sum_stride);
 }
 
+inline AttentionPlan plan_of(Scratch& scratch, const LmAttention& job) {
+  return plan_attention(scratch, job.sequences, job.cache.kv_heads, job.heads / job.cache.kv_heads, job.threads);
+}
+
 template <class Mode>
-void attention(const LmAttention& job) {
+void attention(const LmAttention& job, const AttentionPlan& plan) {
   using Weight = typename Mode::Weight;
   Scratch& scratch = Scratch::fresh();
-  AttentionPlan plan = plan_attention(scratch, job.sequences, job.cache.kv_heads, job.heads / job.cache.kv_heads,
-                                      job.threads);
   AttentionRoom<Mode> rooms = AttentionRoom<Mode>::take(scratch, job.cache, plan.rows, job.threads);
   float* partials = take_partials(scratch, plan, rooms);
   Attention<Mode> stage{job.cache,  job.sequences, job.heads, job.window, static_cast<float>(job.scale),
@@ -367,6 +369,11 @@ void attention(const LmAttention& job) {
     attention_stage<Mode, Weight, Weight>(member, stage, plan, static_cast<const Weight*>(job.q), job.q_stride,
                                           job.q_head, static_cast<Weight*>(job.out), job.out_stride, rooms, partials);
   });
+}
+
+template <class Mode>
+void attention(const LmAttention& job) {
+  attention<Mode>(job, plan_of(Scratch::fresh_for_plans(), job));
 }
 
 }  // namespace lm

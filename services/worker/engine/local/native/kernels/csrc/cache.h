@@ -114,9 +114,15 @@ inline void turn(const T* from, float* head, const LmRope& job, int64_t row, con
   }
 }
 
+// The weights that a row's queries and keys are normed by, each [key_dim] or null.
+struct HeadNorms {
+  const float* q;
+  const float* k;
+};
+
 // Turns q in place, and k on its way into the cache together with v. `room`: key_dim floats of this thread's own.
-template <class Mode, class T>
-void rope_stage(Member& member, const LmRope& job, float* room) {
+template <class Mode, class T, class NormsOf>
+void rope_stage(Member& member, const LmRope& job, const NormsOf& norms_of, float* room) {
   T* q = static_cast<T*>(job.q);
   const T* k = static_cast<const T*>(job.k);
   const T* v = static_cast<const T*>(job.v);
@@ -135,13 +141,14 @@ void rope_stage(Member& member, const LmRope& job, float* room) {
     for (int64_t r = row; r < end; ++r)
       for (int64_t head = 0; head < cache.kv_heads; ++head) fetch_slot<Mode>(cache, job.slots[r], head);
     for (; row < end; ++row) {
+      const HeadNorms norms = norms_of(row);
       for (int64_t head = 0; head < job.heads; ++head) {
         T* at = q + row * job.q_stride + head * job.q_head;
-        turn(at, room, job, row, job.q_norm);
+        turn(at, room, job, row, norms.q);
         for (int64_t i = 0; i < dim; i += kLanes) store_part(at + i, load_part(room + i, dim - i), dim - i);
       }
       for (int64_t head = 0; head < cache.kv_heads; ++head) {
-        turn(k + row * job.k_stride + head * job.k_head, room, job, row, job.k_norm);
+        turn(k + row * job.k_stride + head * job.k_head, room, job, row, norms.k);
         write_key<Mode>(cache, job.slots[row], head, room);
         write_value<Mode>(cache, job.slots[row], head, v + row * job.v_stride + head * job.v_head);
       }
@@ -149,13 +156,19 @@ void rope_stage(Member& member, const LmRope& job, float* room) {
   });
 }
 
-template <class Mode>
-void rope(const LmRope& job) {
+// Norms each row by norms_of(row) before it is turned.
+template <class Mode, class NormsOf>
+void rope_by(const LmRope& job, const NormsOf& norms_of) {
   int64_t room = operand_stride(job.cache.key_dim);
   float* rooms = Scratch::fresh().take<float>(job.threads * room);
   run_team(job.threads, [&](Member& member) {
-    rope_stage<Mode, typename Mode::Weight>(member, job, rooms + member.id() * room);
+    rope_stage<Mode, typename Mode::Weight>(member, job, norms_of, rooms + member.id() * room);
   });
+}
+
+template <class Mode>
+void rope(const LmRope& job) {
+  rope_by<Mode>(job, [&](int64_t) { return HeadNorms{job.q_norm, job.k_norm}; });
 }
 
 }  // namespace lm

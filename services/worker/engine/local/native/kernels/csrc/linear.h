@@ -224,16 +224,18 @@ inline Vec activate(int64_t activation, Vec x) { return activation == kSilu ? si
 
 // Stores a tile, gated where there is an activation, as rows of T.
 template <class T>
-void store_tile(const LmSite& site, int64_t activation, int64_t row, int64_t rows, const Panel& panel,
-                const float* tile, const float* second, T* y, int64_t y_stride) {
-  const LmSegment& segment = site.segment[panel.segment];
+void store_tile(const LmLinear& job, int64_t row, int64_t rows, const Panel& panel, const float* tile,
+                const float* second, T* y) {
+  const LmSegment& segment = job.site->segment[panel.segment];
+  const float softcap = static_cast<float>(job.softcap);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < panel.blocks; ++j) {
       int64_t column = (panel.block + j) * kLanes;
       Vec value = load(tile + i * kTileStride + j * kLanes);
-      if (activation) value = activate(activation, value) * load(second + i * kTileStride + j * kLanes);
-      int64_t offset = activation ? column : segment.offset + column;
-      store_part(y + (row + i) * y_stride + offset, value, segment.n - column);
+      if (job.activation) value = activate(job.activation, value) * load(second + i * kTileStride + j * kLanes);
+      if (softcap > 0) value = softcapped(value, softcap);
+      int64_t offset = job.activation ? column : segment.offset + column;
+      store_part(y + (row + i) * job.y_stride + offset, value, segment.n - column);
     }
 }
 
@@ -271,7 +273,7 @@ void linear(const LmLinear& job) {
                        shrunk};
     linear_stage<Mode>(member, stage, bench,
                        [&](int64_t row, int64_t count, const Panel& panel, const float* tile, const float* second) {
-                         store_tile(site, job.activation, row, count, panel, tile, second, y, job.y_stride);
+                         store_tile(job, row, count, panel, tile, second, y);
                        });
   });
 }

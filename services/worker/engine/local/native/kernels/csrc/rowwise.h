@@ -27,8 +27,9 @@ inline void norm_row(const X* x, R* residual, Y* y, const float* weight, float e
     store_part(y + i, load(row + i) * factor * load_part(weight + i, n - i), n - i);
 }
 
-template <class Mode>
-void norm(const LmNorm& job) {
+// Norms each row by the weights weight_of(row).
+template <class Mode, class WeightOf>
+void norm_by(const LmNorm& job, const WeightOf& weight_of) {
   using T = typename Mode::Weight;
   int64_t room = operand_stride(job.n);
   float* rooms = Scratch::fresh().take<float>(job.threads * room);
@@ -36,10 +37,15 @@ void norm(const LmNorm& job) {
     member.each(job.rows, [&](int64_t row) {
       T* residual = job.residual ? static_cast<T*>(job.residual) + row * job.residual_stride : nullptr;
       norm_row(static_cast<const T*>(job.x) + row * job.x_stride, residual,
-               static_cast<T*>(job.y) + row * job.y_stride, job.weight, static_cast<float>(job.eps), job.n,
+               static_cast<T*>(job.y) + row * job.y_stride, weight_of(row), static_cast<float>(job.eps), job.n,
                rooms + member.id() * room);
     });
   });
+}
+
+template <class Mode>
+void norm(const LmNorm& job) {
+  norm_by<Mode>(job, [&](int64_t) { return job.weight; });
 }
 
 struct Best {

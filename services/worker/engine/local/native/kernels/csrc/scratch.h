@@ -17,8 +17,15 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { release(); }
 
-  // The calling thread's own, emptied.
+  // The calling thread's own, emptied: every kernel begins with it.
   static Scratch& fresh() {
+    static thread_local Scratch scratch;
+    scratch.reset();
+    return scratch;
+  }
+
+  // Another, emptied, for what outlives a kernel.
+  static Scratch& fresh_for_plans() {
     static thread_local Scratch scratch;
     scratch.reset();
     return scratch;

@@ -143,6 +143,8 @@ inline Vec hyperbolic_tangent(Vec x) {
   return splat(1.0f) - splat(2.0f) / (exponential(x * splat(2.0f)) + splat(1.0f));
 }
 
+inline Vec softcapped(Vec x, float cap) { return splat(cap) * hyperbolic_tangent(x * splat(1.0f / cap)); }
+
 // Zero where e^-x would leave the range of `exponential`, and the true value is below 1e-36; NaN for minus infinity, as in
 // torch.
 inline Vec silu(Vec x) { return x < splat(-88.0f) ? x - x : x / (splat(1.0f) + exponential(-x)); }

@@ -37,11 +37,22 @@ struct LmAdapterSite {
   LmAdapterPart part[3];
 };
 
-// Consecutive rows of one adapter; rows of the base are in no run.
+// Weights of norms that an adapter brings to a layer, as the kernels take them; null where the base's stand.
+struct LmLayerNorms {
+  const float* input_norm;       // [hidden]
+  const float* after_attention;  // [hidden]
+  const float* mlp_norm;         // [hidden]
+  const float* after_mlp;        // [hidden]
+  const float* q_norm;           // [key_dim]
+  const float* k_norm;           // [key_dim]
+};
+
+// Consecutive rows of one adapter; rows of the base are in no run. Runs are in the order of their rows.
 struct LmRun {
   int64_t row;
   int64_t rows;
   const LmAdapterSite* sites;
+  const LmLayerNorms* norms;  // [layers + 1], the last for its input norm: the norm after all layers; or null
 };
 
 struct LmRuns {
@@ -69,6 +80,7 @@ struct LmLinear {
   int64_t y_stride;
   int64_t rows;
   int64_t activation;  // LmActivation; other than none, y = act(segment 0) * segment 1
+  double softcap;      // y = softcap * tanh(y / softcap), after what adapters add; 0: none
   LmRuns runs;
   int64_t threads;
 };
@@ -87,10 +99,10 @@ struct LmCache {
 
 // The sequences of a step. Their rows follow one another in the batch.
 struct LmSequences {
-  const int32_t* first_row;  // [count + 1]
-  const int32_t* context;    // [count], positions there are, the step's own rows included
-  const int32_t* blocks;     // [count, block_stride]
-  int64_t block_stride;
+  const int32_t* first_row;    // [count + 1]
+  const int32_t* context;      // [count], positions there are, the step's own rows included
+  const int32_t* first_block;  // [count + 1], where in `blocks` a sequence's begin
+  const int32_t* blocks;       // of all, one sequence after the other
   int64_t count;
 };
 
