@@ -42,9 +42,9 @@ class _Ticket:
     """One request that waits for room."""
 
     files: AdapterFiles
-    nbytes: int
-    """What its adapter takes at most."""
     granted: asyncio.Future[_Slot] = field(default_factory=asyncio.Future)
+    nbytes: int | None = None
+    """What its adapter takes at most; None until that is measured."""
 
 
 @dataclass
@@ -140,10 +140,9 @@ class AdapterSlots:
         self.counts.hits += slot is not None
         if slot is not None and not slot.yielding:
             return self._use(files.digest, slot)
-        ticket = _Ticket(files, await self._measured(files))
-        if self._closed:
-            raise EngineStoppedError("the engine has stopped")
+        ticket = _Ticket(files)
         self._queue.append(ticket)
+        self._start_measuring(files)
         self._advance()
         try:
             return await ticket.granted
@@ -154,14 +153,24 @@ class AdapterSlots:
             self._advance()
             raise
 
-    async def _measured(self, files: AdapterFiles) -> int:
-        """Once for all who ask at the same time, so that they come into the queue together, and share what follows."""
-        measuring = self._measuring.get(files.digest)
-        if measuring is None:
+    def _start_measuring(self, files: AdapterFiles) -> None:
+        """Once for all who ask at the same time."""
+        if files.digest not in self._measuring:
             measuring = asyncio.create_task(asyncio.to_thread(self._measure, files))
             self._measuring[files.digest] = measuring
-            measuring.add_done_callback(lambda _: self._measuring.pop(files.digest))
-        return await asyncio.shield(measuring)
+            measuring.add_done_callback(lambda measured: self._finish_measuring(files.digest, measured))
+
+    def _finish_measuring(self, digest: str, measured: asyncio.Task[int]) -> None:
+        del self._measuring[digest]
+        error = None if measured.cancelled() else measured.exception()
+        for ticket in [ticket for ticket in self._queue if ticket.files.digest == digest]:
+            if error is None and not measured.cancelled():
+                ticket.nbytes = measured.result()
+            else:
+                self._queue.remove(ticket)
+                if not ticket.granted.done():
+                    ticket.granted.set_exception(error or EngineStoppedError("the engine has stopped"))
+        self._advance()
 
     def _measure(self, files: AdapterFiles) -> int:
         nbytes = self._most_bytes(files)
@@ -190,7 +199,7 @@ class AdapterSlots:
             files, nbytes = self._queue[0].files, self._queue[0].nbytes
             slot = self._slots.get(files.digest)
             if slot is None:
-                if not self._make_room(nbytes):
+                if nbytes is None or not self._make_room(nbytes):
                     break
                 slot = self._start_loading(files, nbytes)
             granted = [ticket for ticket in self._queue if ticket.files.digest == files.digest]
@@ -225,7 +234,7 @@ class AdapterSlots:
 
     def _choose_yielding(self) -> None:
         """Have as many yield as the adapters in the queue that are not here need, the least recently asked for first."""
-        missing = {ticket.files.digest: ticket.nbytes for ticket in self._queue}
+        missing = {ticket.files.digest: ticket.nbytes or 0 for ticket in self._queue}
         for digest in self._slots:
             missing.pop(digest, None)
         count, nbytes = len(self._slots) + len(missing), self._taken_bytes() + sum(missing.values())
