@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 VLLM   ?= $(or $(LORAMUX_HOME),$(HOME)/.cache/loramux)/bench/vllm
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test bench bench-plot bench-peers bench-worker soak lint format protos clean
+.PHONY: help venv demo test bench bench-plot bench-peers bench-worker soak sanitize lint format protos clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -41,6 +41,9 @@ bench-worker: venv ## A worker process beside its bare engine
 soak: venv ## Ten minutes of random traffic on the engine: memory stays flat, nothing stays held, accounts share fairly
 	@$(PY) -m tests.prepare
 	@$(PY) -m bench.soak
+
+sanitize: venv ## The kernels under address, undefined-behaviour and thread sanitizers, on every way that this CPU multiplies
+	@$(PY) -m tests.sanitize
 
 bench-peers: venv $(VLLM)/.installed ## Beside vLLM (its own environment, 3.5 GB), transformers and PEFT
 	@$(PY) -m tests.prepare

@@ -82,6 +82,11 @@ def usable_isas() -> list[Isa]:
     return [isa for isa in ISAS if all(features.get(need) for need in isa.needs)]
 
 
+def flags_of(isa: Isa, mode: Mode) -> list[str]:
+    """What the compiler is told of one object, the one of `mode`."""
+    return [*_COMMON_FLAGS, *isa.flags, f"-DLM_MODE={mode.cpp_class}", f"-DLM_SUFFIX={mode.name}"]
+
+
 def build(isa: Isa) -> Path | None:
     """The compiled library, made now where it is not there yet.
 
@@ -166,12 +171,9 @@ def _compile(compiler: Sequence[str], isa: Isa, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         objects = [Path(folder) / f"{mode.name}.o" for mode in isa.modes]
         commands = [
-            [
-                *compiler, *_COMMON_FLAGS, *isa.flags, f"-DLM_MODE={mode.cpp_class}", f"-DLM_SUFFIX={mode.name}",
-                "-c", str(_SOURCES / "kernels.cpp"), "-o", str(made),
-            ]
+            [*compiler, *flags_of(isa, mode), "-c", str(_SOURCES / "kernels.cpp"), "-o", str(made)]
             for mode, made in zip(isa.modes, objects, strict=True)
-        ]  # fmt: skip
+        ]
         _run_all(commands)
         linked = Path(folder) / library.name
         _run_all([[*compiler, "-shared", "-pthread", *map(str, objects), "-o", str(linked)]])

@@ -7,6 +7,12 @@
 #include <new>
 #include <vector>
 
+#if defined(LM_GUARD_SCRATCH)
+#include <sanitizer/asan_interface.h>
+
+#include <cstring>
+#endif
+
 namespace lm {
 
 // Hands out pieces until reset. Only the thread that calls into the library takes any, before the team starts.
@@ -38,6 +44,7 @@ class Scratch {
     if (blocks_.empty() || used_ + bytes > blocks_.back().size) add(bytes);
     char* piece = static_cast<char*>(blocks_.back().memory) + used_;
     used_ += bytes;
+    lend(piece, static_cast<size_t>(count) * sizeof(T));
     return reinterpret_cast<T*>(piece);
   }
 
@@ -54,6 +61,7 @@ class Scratch {
     if (!memory) throw std::bad_alloc();
     blocks_.push_back({memory, bytes});
     used_ = 0;
+    take_back(blocks_.back());
   }
 
   // Several blocks mean that the last call outgrew what there was: one of the sum serves the next like it.
@@ -65,12 +73,26 @@ class Scratch {
       add(total);
     }
     used_ = 0;
+    for (const Block& block : blocks_) take_back(block);
   }
 
   void release() {
     for (const Block& block : blocks_) std::free(block.memory);
     blocks_.clear();
   }
+
+  // For tests/sanitize: a sanitizer knows blocks, and nothing of pieces. Only what has been taken may be touched, and
+  // what nobody has written there is NaN.
+#if defined(LM_GUARD_SCRATCH)
+  static void lend(char* piece, size_t bytes) {
+    ASAN_UNPOISON_MEMORY_REGION(piece, bytes);
+    std::memset(piece, 0xff, bytes);
+  }
+  static void take_back(const Block& block) { ASAN_POISON_MEMORY_REGION(block.memory, block.size); }
+#else
+  static void lend(char*, size_t) {}
+  static void take_back(const Block&) {}
+#endif
 
   std::vector<Block> blocks_;
   size_t used_ = 0;

@@ -23,7 +23,7 @@ struct LmSite {
 // What an adapter does to one projection: y = (y + scale B A x) * multiplier + bias.
 struct LmAdapterPart {
   const void* b;            // packed, n columns of depth `rank`
-  int64_t rank;             // rounded up to whole depth steps; 0: nothing is added
+  int64_t rank;             // 0: nothing is added
   int64_t column;           // where the shrunk values of this projection begin
   const float* multiplier;  // [n], or null
   const float* bias;        // [n], or null
@@ -101,7 +101,7 @@ struct LmCache {
 struct LmSequences {
   const int32_t* first_row;    // [count + 1]
   const int32_t* context;      // [count], positions there are, the step's own rows included
-  const int32_t* first_block;  // [count + 1], where in `blocks` a sequence's begin
+  const int32_t* first_block;  // [count], where in `blocks` a sequence's begin
   const int32_t* blocks;       // of all, one sequence after the other
   int64_t count;
 };
