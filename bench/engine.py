@@ -20,6 +20,7 @@ from bench.rows.open_loop import open_loop
 from bench.rows.request_kinds import alone_and_prefill, long_context, sampled
 from bench.rows.setup import Setup, set_up
 from bench.rows.shared_cores import busy_machine, threads_over_asked
+from bench.rows.vocabularies import vocabularies
 from bench.scale import FULL, QUICK, Scale
 from loramux.profile import home
 from services.worker.engine.local.engine_config import EngineConfig
@@ -32,6 +33,7 @@ ROWS: Mapping[str, Callable[[Setup], Awaitable[dict[str, report.Value]]]] = {
     "adapters": adapters_in_a_batch,
     "curve": curve,
     "sampled": sampled,
+    "vocabularies": vocabularies,
     "single": alone_and_prefill,
     "long": long_context,
     "disk": over_disk,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.random_base import GEMMA, QWEN, Shape
 from bench.workload import Workload
 from tests.support.paths import BASE
 
@@ -31,6 +32,10 @@ class Scale:
     long_context: int = 4096
     long_new: int = 128
     """Tokens with which that context ends: those that are decoded."""
+    shapes: tuple[Shape, ...] = (QWEN, GEMMA)
+    """Of models with large vocabularies."""
+    vocabulary_prompt: int = 8
+    vocabulary_new: int = 32
     arrivals: int = 60
     """Requests of one round of the open loop."""
     mixed_prompt: tuple[int, int] = (16, 1024)
@@ -55,6 +60,7 @@ QUICK = Scale(
     long_sequences=2,
     long_context=512,
     long_new=16,
+    vocabulary_new=8,
     arrivals=12,
     mixed_prompt=(8, 64),
     mixed_new=(2, 16),

@@ -20,8 +20,9 @@ async def resident_memory(setup: Setup) -> dict[str, Value]:
     """What a resident adapter takes: in MB, and over the size of its file. Before any other row: slots are empty yet."""
     megabytes, over_file = [], []
     # In groups: memory is taken from the kernel in larger pieces than one adapter.
-    for start in range(0, setup.scale.slots, _GROUP):
-        group = setup.adapters[start : start + _GROUP]
+    resident = setup.adapters[: setup.scale.slots]
+    for start in range(0, len(resident), _GROUP):
+        group = resident[start : start + _GROUP]
         before = resident_bytes()
         for files in group:
             async with setup.loaded.adapter(files):

@@ -41,8 +41,8 @@ async def long_context(setup: Setup) -> dict[str, Value]:
         await ask_all(engine, replace(far, new=1), BASE_ONLY)
         found = await take_turns(
             [
-                _decode(f"context {scale.prompt}", engine, near),
-                _decode(f"context {scale.long_context}", engine, far),
+                decode_speed_of(f"context {scale.prompt}", engine, near),
+                decode_speed_of(f"context {scale.long_context}", engine, far),
             ],
             setup.rounds,
         )
@@ -52,7 +52,9 @@ async def long_context(setup: Setup) -> dict[str, Value]:
     }
 
 
-def _decode(name: str, engine: LocalEngine, workload: Workload) -> Candidate:
+def decode_speed_of(name: str, engine: LocalEngine, workload: Workload) -> Candidate:
+    """A candidate whose figure is its new tokens a second while all its sequences decode."""
+
     async def measure(_number: int) -> float:
         return decode_speed(await ask_all(engine, workload, BASE_ONLY))
 

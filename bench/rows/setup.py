@@ -21,6 +21,8 @@ class Setup:
     scale: Scale
     rounds: int
     config: EngineConfig
+    bases: Path
+    """Where those lie that a row makes for itself."""
     bare: LocalEngine
     loaded: LocalEngine
     """Runs with adapters; as `bare` in all else."""
@@ -53,7 +55,10 @@ async def set_up(scale: Scale, rounds: int, folder: Path) -> AsyncIterator[Setup
     )
     loaded, bare = await warm_engine(config, scale), await warm_engine(config, scale)
     try:
-        yield Setup(scale, rounds, config, bare, loaded, found[: scale.on_disk], found[scale.on_disk :])
+        yield Setup(
+            scale, rounds, config, folder.parent / "bases", bare, loaded,
+            found[: scale.on_disk], found[scale.on_disk :],
+        )  # fmt: skip
     finally:
         await loaded.stop()
         await bare.stop()

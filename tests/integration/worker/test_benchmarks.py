@@ -8,6 +8,7 @@ import pytest
 
 from bench.appetites import Account, unequal_appetites
 from bench.engine import ROWS, run
+from bench.random_base import Shape
 from bench.results.ratios import Estimate
 from bench.results.report import Value
 from bench.scale import Scale
@@ -16,12 +17,21 @@ from tests.support.models import VOCABULARY, write_tiny_base
 
 KEYS = {
     "rss_per_adapter_mb", "rss_per_adapter_over_file", "base_tok_s", "lora1_vs_base", "lora8_vs_base", "lora32_vs_base",
-    "base_on_lora_worker", "share_of_linear_floor", "added_by_adapters", "lora64_vs_base64", "sampled_vs_base",
+    "base_on_lora_worker", "share_of_linear_floor", "added_by_adapters", "lora64_vs_base64", "sampled_vs_base", "sampled_vs_base_5k",
     "single_stream_tok_s", "prefill_tok_s", "long_context_tok_s", "long_context_vs_short", "zipf64_vs_lora8",
     "cold_adapter_added_ms", "busy_nice19_vs_quiet", "busy_equal_vs_quiet", "busy_quiet_tok_s",
     "busy_nice19_vs_quiet_one", "busy_equal_vs_quiet_one", "busy_quiet_tok_s_one", "over_asked_vs_default",
     "over_asked_vs_default_one", "open_loop_requests_s", "open_loop_first_token_ms", "open_loop_inter_token_ms",
 }  # fmt: skip
+
+
+SMALL = Shape(
+    "small",
+    {
+        "model_type": "llama", "vocab_size": 5_000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1_024,
+    },
+)  # fmt: skip
 
 
 def tiny(base: Path) -> Scale:
@@ -40,6 +50,8 @@ def tiny(base: Path) -> Scale:
         # So many that the event loop cannot have slept through them: decode is timed while all sequences decode.
         long_context=600,
         long_new=400,
+        shapes=(SMALL,),
+        vocabulary_new=400,
         arrivals=6,
         mixed_prompt=(4, 16),
         mixed_new=(2, 4),
