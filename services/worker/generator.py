@@ -107,18 +107,19 @@ class Generator:
     async def _choose(self, request: Request, mailbox: Mailbox) -> Summary:
         """Run the choices: one of them alone until its prompt is computed, which the others then find in the cache."""
         begun = asyncio.Event()
-        answers = [_Answer(self._vocabulary, request, index) for index in range(request.choices)]
+        answers = await self._answers(request)
         # One that another worker had brought to its end computes no prompt.
-        first = next((index for index, one in enumerate(answers) if one.choice is None), 0)
-        answers = [answers[first], *answers[:first], *answers[first + 1 :]]
-        choices = [asyncio.create_task(self._generate(request, answers[0], mailbox, begun))]
+        first = next((one for one in answers if one.choice is None), answers[0])
+        choices = [asyncio.create_task(self._generate(request, first, mailbox, begun))]
         waiting = asyncio.create_task(begun.wait())
         try:
             if request.choices > 1:
                 await asyncio.wait((*choices, waiting), return_when=asyncio.FIRST_COMPLETED)
             if begun.is_set():
                 choices += [
-                    asyncio.create_task(self._generate(request, one, mailbox, begun)) for one in answers[1:]
+                    asyncio.create_task(self._generate(request, one, mailbox, begun))
+                    for one in answers
+                    if one is not first
                 ]
             await asyncio.gather(*choices)
         finally:
@@ -126,11 +127,18 @@ class Generator:
                 task.cancel()
             await asyncio.gather(*choices, waiting, return_exceptions=True)
         return Summary(
-            choices=tuple(one.choice for one in sorted(answers, key=_index) if one.choice is not None),
+            choices=tuple(one.choice for one in answers if one.choice is not None),
             prompt_tokens=len(request.prompt),
-            cached_tokens=answers[0].cached_tokens,
+            cached_tokens=first.cached_tokens,
             completion_tokens=sum(one.tokens for one in answers),
         )
+
+    async def _answers(self, request: Request) -> "list[_Answer]":
+        def make() -> list[_Answer]:
+            return [_Answer(self._vocabulary, request, index) for index in range(request.choices)]
+
+        # What another worker produced is turned into text once more, for which others' tokens are not to wait.
+        return await asyncio.to_thread(make) if request.resumed else make()
 
     async def _generate(
         self, request: Request, answer: "_Answer", mailbox: Mailbox, begun: asyncio.Event
@@ -196,9 +204,10 @@ class _Answer:
         """How it ended; None while it runs."""
         self._text = TextStream(vocabulary, request.prompt, request.stop)
         is_all = 0 < request.sampling.max_tokens <= self.tokens
-        self._ready = Chunk(replay(self._text, self.resumed, is_all=is_all), (), choice=index)
-        if self._text.stop is not None or is_all:
-            self._end(Finish.LENGTH)
+        unsent, had_ended = replay(self._text, self.resumed, is_all=is_all)
+        self._ready = Chunk(unsent, (), choice=index)
+        if had_ended:
+            self._end(Finish.LENGTH if is_all else Finish.STOP)
 
     def take(self, output: EngineOutput) -> None:
         """Its tokens, up to the one that completes a stop string; the engine may have run further."""
@@ -227,10 +236,6 @@ class _Answer:
         if self._text.stop is not None or finish is None:
             finish = Finish.STOP
         self.choice = Choice(finish, self._text.stop or "")
-
-
-def _index(answer: _Answer) -> int:
-    return answer.index
 
 
 def _begin(mailbox: Mailbox, begun: asyncio.Event, started: Started) -> None:

@@ -41,6 +41,9 @@ class Base:
     def bias(self, path: str) -> Tensor | None:
         return linear_bias(LINEARS[path].module)
 
+    def parts(self, path: str) -> int:
+        return 1
+
     def embedding_scale(self) -> float:
         return 1.0
 

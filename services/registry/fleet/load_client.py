@@ -50,8 +50,10 @@ class WorkerClient:
 
 
 def _meaning(error: LoramuxError) -> Exception:
-    # It broke over this adapter: another worker may not, so it is asked, once.
-    if error.reason == "ADAPTER_LOAD_FAILED" or (error.reason and error.code is grpc.StatusCode.INTERNAL):
+    # It broke over this adapter, or has too little memory: another worker may not, so it is asked, once.
+    if error.reason in ("ADAPTER_LOAD_FAILED", "ADAPTER_ABOVE_WORKER_MEMORY") or (
+        error.reason and error.code is grpc.StatusCode.INTERNAL
+    ):
         return LoadBrokeError(errors.ServiceError(error.reason, error.message, error.metadata))
     # A status without a reason was made by the transport, not by the worker.
     if not error.reason or error.code in _LOST:

@@ -16,20 +16,22 @@ class Resumed:
     """How many bytes of their text, in UTF-8, the client has."""
 
 
-def replay(text: TextStream, resumed: Resumed, *, is_all: bool) -> str:
-    """Bring a new stream to where the other worker's was; returns what of its text the client does not have.
+def replay(text: TextStream, resumed: Resumed, *, is_all: bool) -> tuple[str, bool]:
+    """Bring a new stream to where the other worker's was: what of its text the client does not have, and whether it had ended.
 
-    `is_all`: no token follows. A stop string among the tokens ends the stream, as it would have there. Raises
-    InvalidFieldError where the client cannot have had so many bytes.
+    `is_all`: no token follows. A stop string among the tokens ends the stream, as it would have there; and so it had
+    where the client has text that is only said at the end, as after a stop token, which is none of the tokens.
+    Raises InvalidFieldError where the client cannot have had so many bytes.
     """
     said = _replayed(text, resumed.token_ids)
-    if is_all and text.stop is None:
+    had_ended = is_all or text.stop is not None or resumed.text_bytes_sent > len(said.encode())
+    if had_ended and text.stop is None:
         said += text.finish()
     data = said.encode()
     if resumed.text_bytes_sent > len(data):
         raise _refused(resumed, f"at most the {len(data)} bytes that these tokens have")
     try:
-        return data[resumed.text_bytes_sent :].decode()
+        return data[resumed.text_bytes_sent :].decode(), had_ended
     except UnicodeDecodeError:
         raise _refused(resumed, "at the end of a character") from None
 

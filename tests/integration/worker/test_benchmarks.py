@@ -87,8 +87,9 @@ async def test_service_of_unequal_appetites_is_counted_and_even(tmp_path: Path, 
     async with running_engine(write_tiny_base(tmp_path), max_sequences=4, kv_tokens=2048) as engine:
         guests = (
             Account("hungry", 20, (40, 80), (5, 10)),
-            Account("modest", 5, (5, 20), (2, 6), weight=weight),
-            Account("brief", 5, (1, 10), (1, 3)),
+            # So many that some wait, however slowly this process comes to ask for the next.
+            Account("modest", 20, (5, 20), (2, 6), weight=weight),
+            Account("brief", 20, (1, 10), (1, 3)),
         )
         service = await unequal_appetites(
             engine, guests, windows=3, window=6_000.0, highest_token=VOCABULARY // 2

@@ -3,19 +3,27 @@
 import asyncio
 import json
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from services.common.errors import InvalidFieldError
+from services.common.adapters.config import parse_config
+from services.common.adapters.targets import BaseModules
+from services.common.errors import InvalidFieldError, PreconditionError
 from services.worker.engine.interface import AdapterFiles
 from services.worker.engine.local.adapters.delta import Delta
 from services.worker.engine.local.adapters.loaded_adapter import AdapterWeights, LoadedAdapter
+from services.worker.engine.local.adapters.loaded_size import most_bytes
 from services.worker.engine.local.adapters.slots import AdapterSlots
-from tests.support.engine import answer, files_of, running_engine
+from services.worker.engine.local.local_engine import LocalEngine
+from tests.support.engine import answer, files_of, make_request, running_engine
 from tests.support.models import write_random_adapter, write_tiny_base
 
 BOUND = 1_000
@@ -140,11 +148,10 @@ async def test_one_that_is_larger_than_all_the_room_is_refused_by_its_bytes(
     memory = Memory()
     slots = made(memory, executor)
     await use(slots, "400-a")
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(PreconditionError) as caught:
         await use(slots, "1001-b")
-    assert caught.value.reason == "ADAPTER_TOO_LARGE"
-    assert "1001" in str(caught.value)
-    assert "1000" in str(caught.value)
+    assert caught.value.reason == "ADAPTER_ABOVE_WORKER_MEMORY"
+    assert (caught.value.metadata["bytes"], caught.value.metadata["most_bytes"]) == ("1001", "1000")
     assert list(slots.residents()) == ["400-a"]
     assert not slots._queue
     await use(slots, "1000-c")
@@ -198,6 +205,75 @@ async def test_on_a_cpu_adapters_are_bounded_by_bytes_alone_and_leave_memory_whe
             assert sum(engine.stats().adapter_bytes.values()) <= 8 * size
         assert engine.stats().host_cache_hits_total == 0
         assert 2 <= len(engine.stats().adapters) <= 8
+
+
+async def test_memory_is_given_to_no_other_while_a_step_still_uses_it(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    one, other = (write_random_adapter(tmp_path / name, base, rank=4, seed=7) for name in ("one", "other"))
+    async with running_engine(base, adapter_slots=1) as engine:
+        begun, go_on = threading.Event(), threading.Event()
+        run = engine._loop._runner.run
+
+        def slow(chunks: Any) -> torch.Tensor:
+            begun.set()
+            assert go_on.wait(30)
+            return run(chunks)
+
+        engine._loop._runner.run = slow  # type: ignore[method-assign]
+        async with engine.adapter(files_of(one)):
+            outputs = engine.generate(make_request([5, 6], adapter=one.name))
+            first = asyncio.create_task(anext(outputs))
+            await asyncio.to_thread(begun.wait, 30)
+            first.cancel()
+            with suppress(asyncio.CancelledError):
+                await first
+        # Nobody holds it, and the step is not over.
+        waiting = asyncio.create_task(answer_with(engine, other))
+        await settle()
+        assert list(engine.stats().adapters) == [one.name]
+        go_on.set()
+        await waiting
+        assert list(engine.stats().adapters) == [other.name]
+
+
+async def answer_with(engine: LocalEngine, folder: Path) -> None:
+    async with engine.adapter(files_of(folder)):
+        await answer(engine, [5], adapter=folder.name, max_tokens=1)
+
+
+async def test_who_waited_is_not_overtaken_once_an_adapter_yields_no_more(
+    executor: ThreadPoolExecutor,
+) -> None:
+    slots = made(Memory(), executor)
+    async with slots.hold(files("500-a")), slots.hold(files("400-b")):
+        large = asyncio.create_task(use(slots, "300-c"))
+        await settle()
+        old = asyncio.create_task(use(slots, "500-a"))  # which yields
+        await settle()
+        assert not old.done()
+        large.cancel()
+        await asyncio.wait_for(old, 30)
+
+
+def test_copies_of_the_bases_weights_and_matrices_in_parts_are_counted_as_they_are_kept(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    prefix = "base_model.model.model."
+    tensors = {
+        f"{prefix}embed_tokens.weight": torch.zeros(3_000, 64),
+        f"{prefix}layers.0.mlp.gate_up_proj.lora_A.weight": torch.zeros(16, 64),
+        f"{prefix}layers.0.mlp.gate_up_proj.lora_B.weight": torch.zeros(64, 16),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = parse_config(
+        b'{"peft_type": "LORA", "r": 16, "target_modules": ["gate_up_proj"]}',
+        BaseModules("phi3", frozenset(), frozenset({"model.layers.0.mlp.gate_up_proj"})),
+    )
+    matrix = 16 * 64 * 4 + 8 * 80
+    assert most_bytes(folder, config, torch.float32, lambda _: 2) == 3 * matrix
+    assert most_bytes(folder, config, torch.float32, lambda _: 0) == 2 * matrix
 
 
 async def test_a_file_that_is_none_is_refused_before_room_is_made(tmp_path: Path) -> None:

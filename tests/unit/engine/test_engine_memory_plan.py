@@ -1,5 +1,6 @@
 """What an engine takes of the memory that a machine, or a container's limit, has left."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_the_limit_of_an_older_kernel(tmp_path: Path) -> None:
     assert host_bytes(*places) == 101_200
 
 
+def test_the_lower_of_two_limits_and_lines_that_nobody_expects(tmp_path: Path) -> None:
+    places = machine(tmp_path, groups="odd\n0::/\n7:memory")
+    stat = "inactive_file 100\n\nodd\nactive_file many\nactive_file 20 30"
+    limit(places[2], memory__max=900_000, memory__high=500_000, memory__current=200_000, memory__stat=stat)
+    assert host_bytes(*places) == 300_100
+
+
+def test_a_host_that_does_not_say_has_what_there_is(tmp_path: Path) -> None:
+    there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host_bytes(tmp_path / "none", tmp_path / "none", tmp_path) == there_is
+
+
 def test_a_group_that_uses_more_than_it_may_leaves_nothing(tmp_path: Path) -> None:
     places = machine(tmp_path)
     limit(places[2], memory__max=500, memory__current=600)
@@ -97,6 +110,19 @@ def test_what_the_operator_says_holds_whatever_is_left() -> None:
     assert (plan.kv_blocks, plan.adapter_bytes) == (7, 77)
 
 
+def test_a_context_that_is_no_multiple_of_a_block_fits_whole() -> None:
+    for context, blocks in ((1_000, 63), (8, 1)):
+        config = EngineConfig(Path(), max_sequences=1)
+        plan = plan_memory(config, left=8 * GIB, token_bytes=1_024, context_length=context)
+        assert plan.kv_blocks == blocks
+
+
+def test_keys_and_values_that_leave_nothing_for_adapters_are_refused_by_their_bytes() -> None:
+    config = EngineConfig(Path(), kv_tokens=1_000)
+    with pytest.raises(NotEnoughMemoryError, match=r"kv_tokens 1,000 takes 1,032,192 of the 500,000 bytes"):
+        plan_memory(config, left=500_000, token_bytes=1_024, context_length=2_048)
+
+
 def test_too_little_for_a_block_is_refused_by_its_bytes() -> None:
     with pytest.raises(NotEnoughMemoryError, match=r"30,000 bytes .* 32,768 bytes"):
         plan_memory(EngineConfig(Path()), left=30_000, token_bytes=1_024, context_length=2_048)
@@ -113,7 +139,7 @@ async def test_an_engine_says_what_it_takes_and_warns_where_that_is_not_there(
     assert "memory_planned" in said
     assert "memory_may_run_out" not in said
     monkeypatch.setattr("services.worker.engine.local.engine_parts.free_bytes", lambda _: 10_000)
-    async with running_engine(base, kv_tokens=4_096) as engine:
+    async with running_engine(base, kv_tokens=4_096, adapter_bytes=10_000) as engine:
         assert engine.stats().kv_blocks == 256
     assert "memory_may_run_out" in capsys.readouterr().out
     with pytest.raises(NotEnoughMemoryError):

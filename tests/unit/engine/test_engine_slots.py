@@ -131,8 +131,8 @@ async def test_a_held_one_stays_however_long_ago_it_was_asked_for(slots: Adapter
         for digest in ("b", "c", "d"):
             await use(slots, digest)
         assert list(slots.residents()) == ["a", "d"]
-        assert slots.held("a") is not None
-    assert slots.held("a") is None
+        assert slots.is_held("a")
+    assert not slots.is_held("a")
 
 
 async def test_when_all_are_held_the_next_waits_for_the_first_to_be_let_go(slots: AdapterSlots) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from loramux.worker.v1 import worker_pb2
 from services.common import errors
-from services.worker.chunks import Chunk, Summary
+from services.worker.chunks import Choice, Chunk, Summary
 from services.worker.engine.interface import EngineOutput, EngineRequest, Finish
 from services.worker.generator import Request
 from services.worker.text.resumed_text import Resumed
@@ -100,6 +100,21 @@ async def test_each_choice_goes_on_where_it_was_and_those_that_had_ended_compute
     assert summary.completion_tokens == 4 * len(ids("Gänse 🪿 END"))
     assert sorted(len(one.produced) for one in engine.requests) == [0, 0, 4]
     assert {one.sampling.seed - asked.sampling.seed for one in engine.requests} == {1, 2, 3}
+
+
+async def test_a_choice_that_a_stop_token_had_ended_computes_nothing_where_its_last_text_tells(
+    tmp_path: Path,
+) -> None:
+    # `E` may begin a stop string, and is said only where nothing follows.
+    ended = Resumed(ids("Gänse 🪿 E"), len("Gänse 🪿 E".encode()))
+    text, tokens, summary, engine = await run(tmp_path, replace(request("END"), resumed={0: ended}))
+    assert (text, tokens, engine.requests) == ("", (), [])
+    assert summary.choices[0] == Choice(Finish.STOP)
+    assert summary.completion_tokens == len(ids("Gänse 🪿 E"))
+    # Where it was not said, the answer goes on.
+    running = Resumed(ids("Gänse 🪿 E"), len("Gänse 🪿 ".encode()))
+    text, tokens, summary, engine = await run(tmp_path, replace(request("END"), resumed={0: running}))
+    assert (text, tokens, len(engine.requests)) == ("", ids("ND"), 1)
 
 
 async def test_where_all_choices_had_ended_only_the_end_is_said(tmp_path: Path) -> None:

@@ -27,11 +27,23 @@ class ControlGroup:
         text = self.read(name)
         return int(text) if text.isdigit() else None
 
+    def counts(self, name: str) -> dict[str, int]:
+        """A file of names and numbers; what is anything else in it is passed over."""
+        pairs = (line.split() for line in self.read(name).splitlines())
+        return {
+            pair[0]: int(pair[1])
+            for pair in pairs
+            if len(pair) == len(("name", "number")) and pair[1].isdigit()
+        }
+
 
 def control_groups(controller: str, groups: Path = GROUPS, root: Path = ROOT) -> Iterator[ControlGroup]:
     """All that limit this process by `controller`: cpu, memory. Inside a container its own is the root."""
     for line in read(groups).splitlines():
-        _, controllers, path = line.split(":", 2)
+        parts = line.split(":", 2)
+        if len(parts) < len(("hierarchy", "controllers", "path")):
+            continue
+        _, controllers, path = parts
         if not controllers:
             yield from _with_those_above(root, path, is_unified=True)
         elif controller in controllers.split(","):

@@ -74,9 +74,21 @@ class EngineLoop:
                 return
         sequence.stream.put(EngineStoppedError("the engine has stopped"))
 
-    def cancel(self, sequence: Sequence[LoadedAdapter]) -> None:
-        """End a sequence before the next step; nothing more comes through its stream."""
-        self._inbox.put(lambda: self._scheduler.remove(sequence))
+    def cancel(self, sequence: Sequence[LoadedAdapter], gone: Callable[[], None]) -> None:
+        """End a sequence before the next step; nothing more comes through its stream.
+
+        `gone` is called on the event loop once no step computes it any more.
+        """
+
+        def remove() -> None:
+            self._scheduler.remove(sequence)
+            self._outbox.call(gone)
+
+        with self._ending:
+            if not self._ended:
+                self._inbox.put(remove)
+                return
+        gone()
 
     def stop(self) -> None:
         """End every sequence with EngineStoppedError after the current step, and the thread; waits for it."""

@@ -1,6 +1,9 @@
 """What an engine is made of, in the order in which it comes to be: weights, a plan of the memory, a runner that is trusted."""
 
+import math
 from dataclasses import dataclass, replace
+
+import torch
 
 from services.common.logs import get_logger
 from services.worker.engine.local.engine_config import EngineConfig
@@ -45,13 +48,31 @@ def load_parts(config: EngineConfig) -> EngineParts:
     )
     if reference is None or not isinstance(runner, NativeRunner):
         return EngineParts(base, probe, runner, memory)
-    distance = reference.distance(runner.run, block_size=config.block_size)
+    distance = _distance(reference, runner, config)
     if distance <= reference.most:
         _log.info("native_runner_agrees", distance=distance, most=reference.most)
         return EngineParts(base, probe, runner, memory)
     _log.warning("native_runner_differs", distance=distance, most=reference.most, serves="torch")
+    dtype = config.dtype
+    if _weight_bytes(base) > memory.left:
+        dtype = (
+            "float32" if base.dtype is torch.float32 else "bfloat16"
+        )  # where torch's own choice may not fit
     del base, probe, runner  # before the weights are read once more
-    return load_parts(replace(config, kernels="off"))
+    return load_parts(replace(config, kernels="off", dtype=dtype))
+
+
+def _distance(reference: Reference, runner: NativeRunner, config: EngineConfig) -> float:
+    """NaN where the runner fails."""
+    try:
+        return reference.distance(runner.run, block_size=config.block_size)
+    except Exception:  # whatever it is, torch may do without it
+        _log.exception("native_runner_failed")
+        return math.nan
+
+
+def _weight_bytes(base: BaseModel) -> int:
+    return sum(weight.nbytes for weight in base.model.parameters())
 
 
 def _load_base(config: EngineConfig) -> tuple[BaseModel, ModelProbe]:
@@ -72,7 +93,7 @@ def _plan(config: EngineConfig, base: BaseModel, probe: ModelProbe) -> MemoryPla
     left = free_bytes(base.device)
     if base.device.type == "cpu":
         # They are pages of the file yet, which count as free; packed, or read, they are not.
-        left -= sum(weight.nbytes for weight in base.model.parameters())
+        left -= _weight_bytes(base)
     memory = plan_memory(
         config,
         left=max(0, left),

@@ -1,7 +1,7 @@
 """The engine of our own: it computes in this process, on native kernels or on torch."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -111,7 +111,9 @@ class LocalEngine:
     def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         """See Engine.generate. Raises InvalidFieldError at once for a request that can never run."""
         self._check(request)
-        return self._generate(request, self._held(request.adapter))
+        if request.adapter is not None and not self._slots.is_held(request.adapter):
+            raise _not_held(request.adapter)
+        return self._generate(request)
 
     def stats(self) -> EngineStats:
         """See Engine.stats."""
@@ -139,14 +141,14 @@ class LocalEngine:
         await asyncio.to_thread(self._loop.stop)
         await asyncio.to_thread(self._executor.shutdown)
 
-    async def _generate(
-        self, request: EngineRequest, adapter: LoadedAdapter | None
-    ) -> AsyncGenerator[EngineOutput]:
+    async def _generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
         sampling = request.sampling
         stop_ids = (
             sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids | self._base.stop_ids
         )
         stream = OutputStream()
+        # Here, where what is begun is ended too: an iterator that nobody asks for anything never comes to its end.
+        adapter, release = self._begin(request.adapter)
         sequence = Sequence(request, adapter, stop_ids, stream)
         self._loop.submit(sequence)
         ended = False
@@ -159,8 +161,10 @@ class LocalEngine:
             ended = True
             raise
         finally:
-            if not ended:
-                self._loop.cancel(sequence)
+            if ended:
+                release()
+            else:
+                self._loop.cancel(sequence, release)
 
     def _tell_failure(self) -> None:
         """On the engine's thread. On a loop that is closed nobody listens any more."""
@@ -172,13 +176,13 @@ class LocalEngine:
             self._failed.set_exception(EngineStoppedError("the engine's loop has failed"))
             self._failed.exception()  # seen, so that nobody need listen
 
-    def _held(self, digest: str | None) -> LoadedAdapter | None:
+    def _begin(self, digest: str | None) -> tuple[LoadedAdapter | None, Callable[[], None]]:
         if digest is None:
-            return None
-        adapter = self._slots.held(digest)
-        if adapter is None:
-            raise InvalidFieldError("adapter", digest, "the digest of an adapter that is held")
-        return adapter
+            return None, lambda: None
+        begun = self._slots.begin(digest)
+        if begun is None:
+            raise _not_held(digest)
+        return begun
 
     def _check(self, request: EngineRequest) -> None:
         """Refuse what would fail a whole step or wait for ever; other bounds are checked before the engine."""
@@ -207,3 +211,7 @@ class LocalEngine:
                 f"at most {self._context_length - len(request.prompt)} after a prompt of {len(request.prompt)} "
                 f"tokens: both together fill at most {self._context_length}",
             )
+
+
+def _not_held(digest: str) -> InvalidFieldError:
+    return InvalidFieldError("adapter", digest, "the digest of an adapter that is held")

@@ -1,5 +1,6 @@
 """How much memory an engine takes for keys and values, and for adapters: of what the machine has left, and said at start."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,19 +43,27 @@ class MemoryPlan:
 def plan_memory(config: EngineConfig, *, left: int, token_bytes: int, context_length: int) -> MemoryPlan:
     """Divide `left` bytes, where the config does not say itself.
 
-    Raises NotEnoughMemoryError where not even a block of keys and values fits in its part.
+    Raises NotEnoughMemoryError where not even a block of keys and values fits in its part, or where those that the
+    operator asks for leave nothing for adapters.
     """
-    tokens = config.kv_tokens or min(
-        int(left * _KV_SHARE) // token_bytes, config.max_sequences * context_length
-    )
-    blocks = -(-tokens // config.block_size) if config.kv_tokens else tokens // config.block_size
+    block_bytes = config.block_size * token_bytes
+    if config.kv_tokens:
+        blocks = -(-config.kv_tokens // config.block_size)
+    else:
+        most = config.max_sequences * -(-context_length // config.block_size)
+        blocks = min(int(left * _KV_SHARE) // block_bytes, most)
     if not blocks:
         raise NotEnoughMemoryError(
             f"{left:,} bytes of memory are left beside the weights, of which keys and values get {_KV_SHARE:.0%}: "
-            f"at least {int(config.block_size * token_bytes / _KV_SHARE):,} bytes are needed"
+            f"at least {int(block_bytes / _KV_SHARE):,} bytes are needed"
         )
-    rest = max(0, left - blocks * config.block_size * token_bytes)
-    return MemoryPlan(left, token_bytes, blocks, config.adapter_bytes or int(rest * _ADAPTER_SHARE))
+    adapter_bytes = config.adapter_bytes or int((left - blocks * block_bytes) * _ADAPTER_SHARE)
+    if adapter_bytes <= 0:
+        raise NotEnoughMemoryError(
+            f"kv_tokens {config.kv_tokens:,} takes {blocks * block_bytes:,} of the {left:,} bytes that are left beside the "
+            "weights, and nothing is left for adapters: ask for fewer, or say adapter_bytes"
+        )
+    return MemoryPlan(left, token_bytes, blocks, adapter_bytes)
 
 
 def bytes_per_token(shapes: Iterable[KvShape], dtype: torch.dtype) -> int:
@@ -86,20 +95,26 @@ def _available(meminfo: Path) -> int:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return int(value.split()[0]) * 1024
-    return 1 << 62  # a kernel that does not say; the control groups may
+    # A kernel that does not say: all that there is.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _left(group: ControlGroup) -> int | None:
     """What a group leaves; None where it sets no limit."""
     if group.is_unified:
-        limit, used, prefix = group.number("memory.max"), group.number("memory.current"), ""
+        # Beyond `high` the kernel slows a process down until it has given up enough.
+        limits = [group.number("memory.max"), group.number("memory.high")]
+        used, prefix = group.number("memory.current"), ""
     else:
-        limit, used = group.number("memory.limit_in_bytes"), group.number("memory.usage_in_bytes")
+        limits, used = [group.number("memory.limit_in_bytes")], group.number("memory.usage_in_bytes")
         prefix = "total_"
-    if limit is None or used is None:
+    set_limits = [limit for limit in limits if limit is not None]
+    if not set_limits or used is None:
         return None
-    counts = dict(line.split() for line in group.read("memory.stat").splitlines())
-    return limit - used + sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
+    counts = group.counts("memory.stat")
+    return (
+        min(set_limits) - used + sum(counts.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active"))
+    )
 
 
 def _padded(size: int) -> int:

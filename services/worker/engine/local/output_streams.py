@@ -1,7 +1,7 @@
 """The way from the engine's thread to a consumer on the event loop, without a timer or a bounded queue."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.worker.engine.interface import EngineOutput
 
@@ -39,20 +39,29 @@ class Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._items: list[tuple[OutputStream, EngineOutput | Exception]] = []
+        self._calls: list[Callable[[], None]] = []
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Have something called there, after what was posted before."""
+        self._calls.append(what)
 
     def post(self, stream: OutputStream, item: EngineOutput | Exception) -> None:
         self._items.append((stream, item))
 
     def send(self) -> None:
         """Hand everything over. On a loop that is closed nobody waits any more."""
-        if self._items and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_deliver, self._items)
-        self._items = []
+        if (self._items or self._calls) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_deliver, self._items, self._calls)
+        self._items, self._calls = [], []
 
 
-def _deliver(items: Sequence[tuple[OutputStream, EngineOutput | Exception]]) -> None:
+def _deliver(
+    items: Sequence[tuple[OutputStream, EngineOutput | Exception]], calls: Sequence[Callable[[], None]]
+) -> None:
     for stream, item in items:
         stream.put(item)
+    for call in calls:
+        call()
 
 
 def _join(first: EngineOutput, second: EngineOutput) -> EngineOutput:

@@ -35,6 +35,10 @@ class BaseWeights(Protocol):
         """What the model multiplies its embedding by."""
         ...
 
+    def parts(self, path: str) -> int:
+        """Into how many parts the outputs of a linear module are divided; each keeps an adapter's A for itself."""
+        ...
+
 
 class AdapterBuilder:
     """Builds one adapter. Every tensor is used, or refused by name."""

@@ -1,4 +1,4 @@
-"""Adapters that have left the device, in host memory: coming back costs no disk, no checks and no packing."""
+"""Adapters that have left the device, in host memory: coming back costs a look at the file's header, and no reading, no checks and no packing."""
 
 import threading
 from collections import OrderedDict

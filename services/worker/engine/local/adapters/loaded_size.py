@@ -1,11 +1,14 @@
 """How much memory an adapter takes at most once it is loaded, told from the header of its file."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from services.common.adapters import tensor_names as names
+from services.common.adapters.config import AdapterConfig
 from services.common.adapters.refusals import WEIGHTS, tensors_invalid
 
 # The kernels pack matrices in whole tiles, of this many rows and columns at most.
@@ -14,14 +17,30 @@ _TILE = 16
 _BESIDE = 8
 
 
-def most_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """In `dtype`, in the form that takes most. Raises InvalidFieldError for a file that is none."""
+def most_bytes(folder: Path, config: AdapterConfig, dtype: torch.dtype, parts: Callable[[str], int]) -> int:
+    """In `dtype`, in the form that takes most; `parts` is BaseWeights.parts.
+
+    Raises InvalidFieldError for a file that is none. Names that nobody knows are left to the loader, which refuses them.
+    """
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  # no mapping
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError) as error:
         raise tensors_invalid("", str(error), "a whole safetensors file") from None
-    return sum(_most(shape, dtype.itemsize) for shape in shapes)
+    return sum(
+        _most(shape, dtype.itemsize) * _times(*split, config, parts)
+        for name, shape in shapes.items()
+        if (split := names.split_name(name)) is not None
+    )
+
+
+def _times(path: str, part: str, config: AdapterConfig, parts: Callable[[str], int]) -> int:
+    """How often what lies in the file once is kept."""
+    if part in (names.WEIGHT, names.BASE_WEIGHT) and not config.saves(path):
+        return 0  # a copy of the base's own, which is compared and let go
+    if part == names.TOKEN_ROWS:
+        return 2  # where the base ties embedding and output layer, for each of them
+    return max(parts(path), 1) if part == names.A else 1
 
 
 def _most(shape: list[int], itemsize: int) -> int:

@@ -34,7 +34,9 @@ class AdapterLoader:
 
     def most_bytes(self, files: AdapterFiles) -> int:
         """What the adapter takes at most once it is loaded. Raises InvalidFieldError as `load` does."""
-        return most_bytes(files.folder, self.dtype)
+        return most_bytes(
+            files.folder, read_config(files.folder, self.probe.adaptable), self.dtype, self.base.parts
+        )
 
     @torch.inference_mode()
     def load(self, files: AdapterFiles) -> LoadedAdapter:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from services.common.errors import InvalidFieldError
+from services.common.errors import PreconditionError
 from services.common.logs import get_logger
 from services.worker.engine.interface import AdapterFiles, EngineStoppedError
 from services.worker.engine.local.adapters.loaded_adapter import LoadedAdapter
@@ -27,6 +27,8 @@ class _Slot:
     nbytes: int
     """What it takes; until it is loaded, at most."""
     pins: int = 0
+    sequences: int = 0
+    """That run with it: a step that has begun needs the weights to its end, whoever has let go of them."""
     yielding: bool = False
     """It is to go to somebody who waits: new requests for its adapter queue behind them."""
 
@@ -35,6 +37,11 @@ class _Slot:
         """The adapter, once it is loaded."""
         failed = not self.loaded.done() or self.loaded.cancelled() or self.loaded.exception() is not None
         return None if failed else self.loaded.result()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may go."""
+        return not self.pins and not self.sequences and self.resident is not None
 
 
 @dataclass(eq=False)
@@ -63,8 +70,8 @@ class AdapterSlots:
     """Room for adapters by bytes, and by number where that is bounded too; and a queue for it in order of arrival.
 
     An adapter's bytes are taken before it is loaded, so that what is resident and on its way never exceeds the bound.
-    While requests wait, so many adapters in use take no new requests that room comes free within the time that
-    running ones take: a busy adapter cannot keep a cold one out.
+    While requests wait for room, some adapters in use take no new requests: as many as would make that room. It comes free
+    when their running requests have ended, and so a busy adapter cannot keep a cold one out.
     """
 
     def __init__(
@@ -101,7 +108,8 @@ class AdapterSlots:
     async def hold(self, files: AdapterFiles) -> AsyncIterator[LoadedAdapter]:
         """Pin an adapter while the context lasts, loading it first where needed.
 
-        Raises InvalidFieldError ADAPTER_TOO_LARGE for one that the bytes do not hold even alone, and what `load` does.
+        Raises PreconditionError ADAPTER_ABOVE_WORKER_MEMORY for one that the bytes do not hold even alone, and what
+        `load` does.
         """
         slot = await self._pin(files)
         try:
@@ -110,10 +118,27 @@ class AdapterSlots:
         finally:
             self._unpin(slot)
 
-    def held(self, digest: str) -> LoadedAdapter | None:
-        """The adapter, if it is loaded and pinned."""
+    def is_held(self, digest: str) -> bool:
+        """Whether the adapter is loaded and pinned."""
         slot = self._slots.get(digest)
-        return slot.resident if slot is not None and slot.pins else None
+        return slot is not None and slot.pins > 0 and slot.resident is not None
+
+    def begin(self, digest: str) -> tuple[LoadedAdapter, Callable[[], None]] | None:
+        """The adapter for a sequence, if it is loaded and pinned; and what to call once no step computes the sequence.
+
+        Until then its memory is not given to another, even where its pins are gone.
+        """
+        slot = self._slots.get(digest)
+        adapter = slot.resident if slot is not None and slot.pins else None
+        if slot is None or adapter is None:
+            return None
+        slot.sequences += 1
+
+        def end() -> None:
+            slot.sequences -= 1
+            self._advance()
+
+        return adapter, end
 
     def residents(self) -> Mapping[str, tuple[LoadedAdapter, int]]:
         """Loaded adapters and their pins, by digest."""
@@ -175,11 +200,12 @@ class AdapterSlots:
     def _measure(self, files: AdapterFiles) -> int:
         nbytes = self._most_bytes(files)
         if nbytes > self._max_bytes:
-            raise InvalidFieldError(
-                "adapter",
-                f"up to {nbytes} bytes in memory",
-                f"at most {self._max_bytes} bytes, which the worker has for adapters",
-                reason="ADAPTER_TOO_LARGE",
+            raise PreconditionError(
+                "ADAPTER_ABOVE_WORKER_MEMORY",
+                files.digest,
+                f"adapter {files.digest[:12]} takes up to {nbytes} bytes in memory, and the worker has {self._max_bytes} "
+                "for adapters",
+                {"digest": files.digest, "bytes": str(nbytes), "most_bytes": str(self._max_bytes)},
             )
         return nbytes
 
@@ -202,15 +228,24 @@ class AdapterSlots:
                 if nbytes is None or not self._make_room(nbytes):
                     break
                 slot = self._start_loading(files, nbytes)
-            granted = [ticket for ticket in self._queue if ticket.files.digest == files.digest]
-            self._queue = [ticket for ticket in self._queue if ticket.files.digest != files.digest]
-            for ticket in granted:
-                ticket.granted.set_result(self._use(files.digest, slot))
+            self._grant(files.digest, slot)
         self._choose_yielding()
+        # Nobody who comes later is to have what these wait for.
+        for digest in {ticket.files.digest for ticket in self._queue}:
+            slot = self._slots.get(digest)
+            if slot is not None and not slot.yielding:
+                self._grant(digest, slot)
+
+    def _grant(self, digest: str, slot: _Slot) -> None:
+        """To all in the queue who want this adapter."""
+        granted = [ticket for ticket in self._queue if ticket.files.digest == digest]
+        self._queue = [ticket for ticket in self._queue if ticket.files.digest != digest]
+        for ticket in granted:
+            ticket.granted.set_result(self._use(digest, slot))
 
     def _make_room(self, nbytes: int) -> bool:
         """Evict until there is room for one more of `nbytes`; False where those that are held leave none."""
-        held = [slot for slot in self._slots.values() if slot.pins or not slot.resident]
+        held = [slot for slot in self._slots.values() if not slot.is_idle]
         if self._is_short(len(held) + 1, sum(slot.nbytes for slot in held) + nbytes):
             return False  # then nobody goes for nothing
         while self._is_short(len(self._slots) + 1, self._taken_bytes() + nbytes):
@@ -221,7 +256,7 @@ class AdapterSlots:
         return bool(self._count and count > self._count) or nbytes > self._max_bytes
 
     def _evict(self) -> None:
-        digest = next(digest for digest, slot in self._slots.items() if not slot.pins and slot.resident)
+        digest = next(digest for digest, slot in self._slots.items() if slot.is_idle)
         adapter = self._slots.pop(digest).resident
         assert adapter is not None
         try:
@@ -256,5 +291,8 @@ class AdapterSlots:
         if adapter is None:
             self._slots.pop(digest, None)
         else:
+            if adapter.nbytes > slot.nbytes:
+                # A defect of the estimate: what is taken from now on is right.
+                _log.error("adapter_above_estimate", digest=digest, bytes=adapter.nbytes, most=slot.nbytes)
             slot.nbytes = adapter.nbytes
         self._advance()

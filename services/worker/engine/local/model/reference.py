@@ -4,6 +4,7 @@ A config of a known family may have an option that our kernels do not know of; t
 faith.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,12 +21,11 @@ from services.worker.engine.local.torch_form import torch_attention
 
 _PROMPT = 9
 _TOKENS = 13
-# Scatters the tokens over the vocabulary; a prime, so that they differ.
-_STRIDE = 7919
 _OWN_ATTENTION = "eager"
-# By how much a runner may be off. In bfloat16 two orders of the same sums are up to 0.12 apart in a deep model (SmolLM2-135M;
-# 0.03 in one of two layers), a factor of 0.9 on its scores is 0.36, a wrong activation 0.67. In float32 1e-5 is seen.
-_MOST = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+# By how much a runner may be off, over the root of the number of layers: rounding errors of each add up like steps of a
+# random walk. In bfloat16 two orders of the same sums were 0.12 apart in 30 layers (SmolLM2-135M) and 0.03 in two; a
+# factor of 0.9 on the scores of attention is 0.36 there, a wrong activation 0.67. In float32 1e-5 is seen.
+_MOST = {torch.float32: 2e-4, torch.bfloat16: 0.055}
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Reference:
     @torch.inference_mode()
     def of(cls, model: PreTrainedModel, vocabulary: int) -> "Reference":
         """Compute it; the model is as it was afterwards."""
-        tokens = tuple(1 + place * _STRIDE % (vocabulary - 1) for place in range(_TOKENS))
+        tokens = tuple((place + 1) * vocabulary // (_TOKENS + 1) for place in range(_TOKENS))
         model.set_attn_implementation(_OWN_ATTENTION)
         try:
             output = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False)
         finally:
             model.set_attn_implementation(torch_attention.IMPLEMENTATION)
-        return cls(tokens, output.logits[0, _PROMPT - 1 :].float(), _MOST[model.dtype])
+        most = _MOST[model.dtype] * math.sqrt(model.config.get_text_config().num_hidden_layers)
+        return cls(tokens, output.logits[0, _PROMPT - 1 :].float(), most)
 
     def distance(self, run: Callable[[list[StepChunk[LoadedAdapter]]], Tensor], *, block_size: int) -> float:
         """How far a runner's logits are from these, over how far these are from their mean; 0 is equal.

@@ -77,6 +77,10 @@ class NativeDecoder:
         """See BaseWeights.embedding_scale."""
         return embedding_scale(self._embedding)
 
+    def parts(self, path: str) -> int:
+        """See BaseWeights.parts."""
+        return self._weights.parts(path)
+
     def pack(self, weights: AdapterWeights) -> NativeAdapter:
         """An adapter's weights in the kernels' form, at the places of this model."""
         norms = {path: own["weight"] for path, own in weights.replaced.items() if path != self._probe.output}

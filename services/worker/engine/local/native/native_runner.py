@@ -40,6 +40,10 @@ class NativeRunner:
         """See BaseWeights.embedding_scale."""
         return self._decoder.embedding_scale()
 
+    def parts(self, path: str) -> int:
+        """See BaseWeights.parts."""
+        return self._decoder.parts(path)
+
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """See Runner.prepare."""
         kept = AdapterWeights(embedding=weights.embedding, output_rows=weights.output_rows)

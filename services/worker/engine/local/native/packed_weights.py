@@ -90,6 +90,10 @@ class NativeWeights:
         """See BaseWeights.bias."""
         return self._biases[path]
 
+    def parts(self, path: str) -> int:
+        """See BaseWeights.parts."""
+        return len(self._places.get(path, ()))
+
     def pack(self, deltas: Mapping[str, Delta], norms: OwnNorms | None) -> PackedAdapter:
         """An adapter's deltas, by path, in the kernels' form, and its norms with them."""
         return PackedAdapter(

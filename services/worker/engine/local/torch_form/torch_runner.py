@@ -55,6 +55,10 @@ class TorchRunner:
         """See BaseWeights.embedding_scale."""
         return embedding_scale(self._embedding)
 
+    def parts(self, path: str) -> int:  # noqa: ARG002  # none is divided
+        """See BaseWeights.parts."""
+        return 1
+
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """See Runner.prepare."""
         return LoadedAdapter(digest, weights)
