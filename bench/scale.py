@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.random_base import GEMMA, QWEN, Shape
+from bench.rows.random_base import GEMMA, QWEN, Shape
 from bench.workload import Workload
 from tests.support.paths import BASE
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from bench.random_base import make_random_base
 from bench.results.ratios import ratio
 from bench.results.report import Value
+from bench.rows.random_base import make_random_base
 from bench.rows.request_kinds import decode_speed_of
 from bench.rows.setup import Setup, warm_engine
 from bench.turns import take_turns

@@ -8,9 +8,9 @@ import pytest
 
 from bench.appetites import Account, unequal_appetites
 from bench.engine import ROWS, run
-from bench.random_base import Shape
 from bench.results.ratios import Estimate
 from bench.results.report import Value
+from bench.rows.random_base import Shape
 from bench.scale import Scale
 from tests.support.engine import assert_all_is_free, running_engine
 from tests.support.models import VOCABULARY, write_tiny_base

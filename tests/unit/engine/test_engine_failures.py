@@ -238,7 +238,7 @@ async def test_stopping_ends_what_runs_and_what_comes_after(base: Path) -> None:
 
 async def test_a_broken_adapter_folder_fails_its_holder_and_nothing_else(base: Path, tmp_path: Path) -> None:
     async with running_engine(base) as engine:
-        with pytest.raises(InvalidFieldError, match=r"adapter_model\.safetensors"):
+        with pytest.raises(InvalidFieldError, match=r"adapter_config\.json"):
             async with engine.adapter(files_of(tmp_path)):
                 pass
         assert engine.stats().adapters == {}
