@@ -3,6 +3,7 @@ came into the cache."""
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,53 @@ async def test_its_company_its_threads_and_its_chunks_change_no_bit(
         assert len({tuple(one.token_ids) for one in answers}) == 1
         assert all(one.logprobs == answers[0].logprobs for one in answers)
     assert seen["base"][0].token_ids != seen["adapter"][0].token_ids
+
+
+# Of each, a base's family and what an adapter brings beside deltas of the layers.
+BROUGHT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "embedding": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "embedding, DoRA": ("llama", {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}),
+    "embedding, scaled": ("gemma3", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "tokens, tied": ("qwen2", {"trainable_token_indices": list(range(3, 380, 2))}),
+    "tokens of the output layer": ("llama", {"trainable_token_indices": {"lm_head": [5, 300, 17]}}),
+    "tokens, logits bent": ("gemma2", {"trainable_token_indices": {"lm_head": list(range(3, 380, 2))}}),
+    "modules": ("llama", {"modules_to_save": ["embed_tokens", "lm_head", "model.norm"]}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("brought", BROUGHT)
+async def test_nor_do_they_where_the_embedding_or_the_output_layer_is_the_adapters(
+    tmp_path: Path, brought: str, dtype: str
+) -> None:
+    family, options = BROUGHT[brought]
+    base = write_tiny_base(tmp_path / "base", family=family)
+    adapter = write_random_adapter(
+        tmp_path / "own", base, rank=5, **{"target_modules": ["q_proj"], **options}
+    )
+    other = write_random_adapter(tmp_path / "other", base, rank=3, seed=2, target_modules=["q_proj"])
+    prompt = PROMPT[:203]
+    seen: list[Answer] = []
+    for threads, prefill in ((1, 512), (3, 512), (1, 48), (3, 48)):
+        config: dict[str, Any] = {"dtype": dtype, "threads": threads, "prefill_tokens": prefill}
+        async with (
+            running_engine(base, **config) as engine,
+            engine.adapter(files_of(adapter)),
+            engine.adapter(files_of(other)),
+        ):
+            assert engine.capabilities.mode.startswith("native/")
+            seen.append(await answer(engine, prompt, adapter=adapter.name, **SAMPLING))
+            crowd = [
+                answer(engine, prompt_of(number, 4 + number), adapter=name, max_tokens=60)
+                for number in range(6)
+                for name in (adapter.name, other.name, None)
+            ]
+            among, *_ = await asyncio.gather(answer(engine, prompt, adapter=adapter.name, **SAMPLING), *crowd)
+            seen.append(among)
+    assert len({tuple(one.token_ids) for one in seen}) == 1
+    assert all(one.logprobs == seen[0].logprobs for one in seen)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

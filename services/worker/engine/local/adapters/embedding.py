@@ -1,5 +1,6 @@
 """What an adapter changes about the input embedding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ class EmbeddingChange:
     a: Tensor | None = None
     """[vocabulary, rank]"""
     b: Tensor | None = None
-    """[rank, hidden], the adapter's scale folded in."""
+    """[rank, hidden], the adapter's scale folded in. None beside A where the runner has B in a form of its own."""
     multiplier: Tensor | None = None
     """[hidden] in float32; DoRA's magnitude over norm."""
 
@@ -38,14 +39,24 @@ class EmbeddingChange:
         parts = (self.table, self.rows, self.a, self.b, self.multiplier)
         return sum(part.nbytes for part in parts if part is not None)
 
-    def apply(self, tokens: Tensor, embedded: Tensor) -> Tensor:
-        """Tokens [n] and the base's embedding of them, [n, hidden] -> the adapter's, in the same dtype."""
+    def apply(
+        self, tokens: Tensor, embedded: Tensor, *, expand: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Tokens [n] and the base's embedding of them, [n, hidden] -> the adapter's, in the same dtype.
+
+        expand: multiplies by B, [n, rank] -> [n, hidden], where the runner has B.
+        """
         if self.table is not None:
             return functional.embedding(tokens, self.table)
         if self.rows is not None:
             embedded = self.rows.embed(tokens, embedded)
-        if self.a is not None and self.b is not None:
-            embedded = embedded + functional.embedding(tokens, self.a) @ self.b
+        if self.a is not None:
+            shrunk = functional.embedding(tokens, self.a)
+            if expand is not None:
+                embedded = embedded + expand(shrunk)
+            else:
+                assert self.b is not None
+                embedded = embedded + shrunk @ self.b
         if self.multiplier is not None:
             embedded = (embedded * self.multiplier).to(embedded.dtype)
         return embedded

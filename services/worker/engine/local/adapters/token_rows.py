@@ -28,12 +28,7 @@ class TokenRows:
         own = self.token_ids[places] == tokens
         return torch.where(own.unsqueeze(1), self.rows[places], embedded)
 
-    def score(self, hidden: Tensor, logits: Tensor, *, softcap: float | None = None) -> Tensor:
-        """Hidden [n, hidden] and the base's logits [n, vocabulary] -> the logits with these rows' put in.
-
-        softcap: where the base's are bent already, these become softcap * tanh(logit / softcap) too.
-        """
+    def score(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Hidden [n, hidden] and the base's logits [n, vocabulary] -> the logits with these rows' put in."""
         own = hidden @ self.rows.t()
-        if softcap is not None:
-            own = torch.tanh(own / softcap) * softcap
         return logits.index_copy(1, self.token_ids, own.to(logits.dtype))

@@ -24,8 +24,9 @@ from services.worker.engine.local.native.kernels import (
     RmsNorm,
     RotaryWriter,
     SequenceBatch,
+    Site,
 )
-from services.worker.engine.local.native.native_adapter import NativeAdapter
+from services.worker.engine.local.native.native_adapter import NativeAdapter, NativeTokenRows
 from services.worker.engine.local.native.packed_weights import NativeWeights, layer_path
 from services.worker.engine.local.native.row_owners import RowOwners
 
@@ -85,11 +86,17 @@ class NativeDecoder:
         """An adapter's weights in the kernels' form, at the places of this model."""
         norms = {path: own["weight"] for path, own in weights.replaced.items() if path != self._probe.output}
         head = weights.replaced.get(self._probe.output)
+        b = None if weights.embedding is None else weights.embedding.b
+        rows = weights.output_rows
         return NativeAdapter(
             self._weights.pack(weights.deltas, self._own_norms(norms) if norms else None),
             head=None
             if head is None
             else PackedLinear(self.kernels, self._weights.head.site, [head["weight"]], [head.get("bias")]),
+            output_rows=None
+            if rows is None
+            else NativeTokenRows(rows.token_ids, self._own_linear(rows.rows)),
+            embedding_b=None if b is None else self._own_linear(b.t()),
         )
 
     def hidden(self, tokens: Tensor, sequences: SequenceBatch, owners: RowOwners) -> Tensor:
@@ -97,7 +104,8 @@ class NativeDecoder:
         residual: Tensor = self._embedding(tokens)
         for adapter, rows in owners.special:
             if adapter.weights.embedding is not None:
-                residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows])
+                expand = None if adapter.native is None else adapter.native.embedding_b
+                residual[rows] = adapter.weights.embedding.apply(tokens[rows], residual[rows], expand=expand)
         return self._stack(
             residual, turns=self._turns(sequences.positions), sequences=sequences, runs=owners.runs
         )
@@ -106,12 +114,18 @@ class NativeDecoder:
         """Hidden [rows, hidden] -> [rows, vocabulary]."""
         logits = self._weights.head(hidden, runs=owners.runs, softcap=self._softcap)
         for adapter, rows in owners.special:
-            if adapter.native is not None and adapter.native.head is not None:
-                adapter.native.head(hidden[rows], out=logits[rows], softcap=self._softcap)
-            own = adapter.weights.output_rows
-            if own is not None:
-                logits[rows] = own.score(hidden[rows], logits[rows], softcap=self._softcap)
+            native = adapter.native
+            if native is not None and native.head is not None:
+                native.head(hidden[rows], out=logits[rows], softcap=self._softcap)
+            if native is not None and native.output_rows is not None:
+                native.output_rows.score(hidden[rows], logits[rows], softcap=self._softcap)
         return logits
+
+    def _own_linear(self, weight: Tensor) -> PackedLinear:
+        """A weight [outputs, inputs] that an adapter brings for itself alone."""
+        outputs, inputs = weight.shape
+        # No delta is added to it, so it needs no place of its own among the model's sites.
+        return PackedLinear(self.kernels, Site(0, inputs, (outputs,)), [weight])
 
     def _own_norms(self, weights: Mapping[str, Tensor]) -> OwnNorms:
         """An adapter's, by path."""

@@ -2,7 +2,27 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from services.worker.engine.local.native.kernels import PackedAdapter, PackedLinear
+
+
+@dataclass(frozen=True, eq=False)
+class NativeTokenRows:
+    """TokenRows of the output layer. torch's sums depend on how many rows there are; these do not."""
+
+    token_ids: Tensor
+    """[n] of int64, ascending."""
+    rows: PackedLinear
+    """[n, hidden]"""
+
+    @property
+    def nbytes(self) -> int:
+        return self.token_ids.nbytes + self.rows.nbytes
+
+    def score(self, hidden: Tensor, logits: Tensor, *, softcap: float | None) -> None:
+        """Put these rows' logits for hidden [n, hidden] into logits [n, vocabulary], softcapped as PackedLinear does."""
+        logits.index_copy_(1, self.token_ids, self.rows(hidden, softcap=softcap))
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,7 +32,11 @@ class NativeAdapter:
     packed: PackedAdapter
     head: PackedLinear | None = None
     """An output layer of its own."""
+    output_rows: NativeTokenRows | None = None
+    embedding_b: PackedLinear | None = None
+    """B of the embedding's low-rank delta, transposed: rank to hidden."""
 
     @property
     def nbytes(self) -> int:
-        return self.packed.nbytes + (0 if self.head is None else self.head.nbytes)
+        parts = (self.packed, self.head, self.output_rows, self.embedding_b)
+        return sum(part.nbytes for part in parts if part is not None)

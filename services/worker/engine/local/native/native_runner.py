@@ -1,6 +1,7 @@
 """One step on the native kernels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -46,8 +47,8 @@ class NativeRunner:
 
     def prepare(self, digest: str, weights: AdapterWeights) -> LoadedAdapter:
         """See Runner.prepare."""
-        kept = AdapterWeights(embedding=weights.embedding, output_rows=weights.output_rows)
-        return LoadedAdapter(digest, kept, self._decoder.pack(weights))
+        embedding = None if weights.embedding is None else replace(weights.embedding, b=None)
+        return LoadedAdapter(digest, AdapterWeights(embedding=embedding), self._decoder.pack(weights))
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[StepChunk[LoadedAdapter]]) -> Tensor:

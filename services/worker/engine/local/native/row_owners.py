@@ -36,9 +36,7 @@ class RowOwners:
 
 
 def _is_special(adapter: LoadedAdapter) -> bool:
-    native, weights = adapter.native, adapter.weights
-    return (
-        weights.embedding is not None
-        or weights.output_rows is not None
-        or (native is not None and native.head is not None)
+    native = adapter.native
+    return adapter.weights.embedding is not None or (
+        native is not None and (native.head is not None or native.output_rows is not None)
     )
