@@ -82,6 +82,26 @@ async def test_where_transformers_computes_otherwise_torch_serves_what_it_comput
         assert found.token_ids == expected[0, len(PROMPT) :].tolist()
 
 
+async def test_where_twice_the_weights_do_not_fit_torch_takes_no_wider_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_tiny_base(tmp_path / "base")
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    weight_bytes = sum(weight.nbytes for weight in model.parameters())
+    model.save_pretrained(base)
+    run = DecoderLayers.__call__
+
+    def negated(self: Any, *args: Any, **options: Any) -> torch.Tensor:
+        return -run(self, *args, **options)
+
+    monkeypatch.setattr(DecoderLayers, "__call__", negated)
+    monkeypatch.setattr(
+        "services.worker.engine.local.engine_parts.free_bytes", lambda _: 2 * weight_bytes - 1
+    )
+    async with running_engine(base, dtype="auto", adapter_bytes=10_000) as engine:
+        assert engine.capabilities.mode == "torch/bfloat16"
+
+
 async def test_a_runner_that_fails_serves_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_self: Any, *_args: Any, **_options: Any) -> torch.Tensor:
         raise ValueError("a shape that no kernel takes")

@@ -37,7 +37,7 @@ def load_parts(config: EngineConfig) -> EngineParts:
     may_be_native = config.kernels == "auto" and why_not_native(base, config.block_size) is None
     # Taken now: a native runner packs the weights, and the model has them no more.
     reference = Reference.of(base.model, base.vocabulary) if may_be_native else None
-    memory = _plan(config, base, probe)
+    memory, weight_bytes = _plan(config, base, probe), _weight_bytes(base)
     runner = make_runner(
         base,
         probe,
@@ -54,7 +54,7 @@ def load_parts(config: EngineConfig) -> EngineParts:
         return EngineParts(base, probe, runner, memory)
     _log.warning("native_runner_differs", distance=distance, most=reference.most, serves="torch")
     dtype = config.dtype
-    if _weight_bytes(base) > memory.left:
+    if weight_bytes > memory.left:
         dtype = (
             "float32" if base.dtype is torch.float32 else "bfloat16"
         )  # where torch's own choice may not fit
